@@ -1,0 +1,84 @@
+"""The bytes of a record: a header that describes and protects them, then the payload.
+
+    offset  bytes  field
+    0       4      magic b"IGR1"
+    4       4      header length n, little endian
+    8       n      msgpack map: codec, dtype, shape, payload_bytes, xxh3_64 (of the payload)
+    8+n     ...    payload
+
+The magic's last character is the format version: a reader refuses every other one.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import msgpack
+import xxhash
+
+from instgenie_cache.errors import ChecksumError, RecordFormatError
+
+MAGIC = b"IGR1"
+_PREFIX = struct.Struct("<4sI")
+_MAX_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Payload bytes and what they mean: `dtype` names the element type before the codec, `shape` the array's."""
+
+    codec: str
+    dtype: str
+    shape: tuple[int, ...]
+    payload: memoryview
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the payload in bytes."""
+        return self.payload.nbytes
+
+
+def encode_record(record: Record) -> bytes:
+    """The record as bytes that `decode_record` reads back."""
+    header = msgpack.packb(
+        {
+            "codec": record.codec,
+            "dtype": record.dtype,
+            "shape": record.shape,
+            "payload_bytes": record.num_bytes,
+            "xxh3_64": xxhash.xxh3_64_intdigest(record.payload),
+        }
+    )
+    return b"".join((_PREFIX.pack(MAGIC, len(header)), header, record.payload))
+
+
+def decode_record(data: bytes | memoryview) -> Record:
+    """Read a record; its payload is a view of `data`, not a copy.
+
+    Raises:
+        RecordFormatError: not a record of this version, or cut short.
+        ChecksumError: the payload is not what was written.
+    """
+    view = memoryview(data)
+    if len(view) < _PREFIX.size:
+        raise RecordFormatError(f"a record has at least {_PREFIX.size} bytes, got {len(view)}")
+    magic, header_bytes = _PREFIX.unpack_from(view)
+    if magic != MAGIC:
+        raise RecordFormatError(f"expected magic {MAGIC!r}, got {magic!r}")
+    start = _PREFIX.size + header_bytes
+    if header_bytes > _MAX_HEADER_BYTES or start > len(view):
+        raise RecordFormatError(f"header of {header_bytes} bytes does not fit a record of {len(view)} bytes")
+    try:
+        header = msgpack.unpackb(view[_PREFIX.size : start])
+        codec, dtype = str(header["codec"]), str(header["dtype"])
+        shape = tuple(int(extent) for extent in header["shape"])
+        payload_bytes, checksum = int(header["payload_bytes"]), int(header["xxh3_64"])
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise RecordFormatError(f"unreadable record header: {error!r}") from error
+    payload = view[start:]
+    if payload.nbytes != payload_bytes:
+        raise RecordFormatError(f"the header promises {payload_bytes} payload bytes, there are {payload.nbytes}")
+    if xxhash.xxh3_64_intdigest(payload) != checksum:
+        raise ChecksumError(f"payload of {payload_bytes} bytes does not match its xxh3-64")
+    return Record(codec, dtype, shape, payload)

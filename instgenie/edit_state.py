@@ -1,0 +1,146 @@
+"""One edit on its way through the denoising steps, and the step itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instgenie.conditioning import image_ids
+from instgenie.models.flux import FluxForward
+from instgenie.models.segment import ContextSource, Recorder, Segment
+from instgenie.text import Prompt
+from instgenie.token_index import TokenIndex, all_tokens
+from instgenie.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guidance:
+    """How prompts steer: `prompts` is (prompt,) or, for classifier-free guidance, (prompt, empty prompt).
+
+    Attributes:
+        scale: weight of the prompt; classifier-free guidance v = v_empty + scale * (v_prompt - v_empty), or the
+            input of a guidance-distilled model.
+        distilled: whether the model takes `scale` as an input.
+    """
+
+    prompts: tuple[Prompt, ...]
+    scale: float
+    distilled: bool
+
+    def combine(self, velocities: Sequence[Tensor]) -> Tensor:
+        """The steered velocity from those of `prompts`, [M, C] float32."""
+        first = velocities[0].float()
+        if len(velocities) == 1:
+            return first
+        empty = velocities[1].float()
+        return empty + self.scale * (first - empty)
+
+
+@dataclass(slots=True, eq=False)
+class EditState:
+    """What an edit carries from step to step.
+
+    Attributes:
+        index: the edit's tokens.
+        trajectory: the template's, with the edit's own noise on editable tokens.
+        condition: [L, K] fill-conditioning channels, or None for models without.
+        latents: [L, C] float32; only editable tokens differ from the trajectory.
+        sigmas: noise levels of the remaining schedule, `step` of them done.
+        first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
+    """
+
+    index: TokenIndex
+    trajectory: Trajectory
+    condition: Tensor | None
+    guidance: Guidance
+    sigmas: tuple[float, ...]
+    latents: Tensor
+    first_step: int = 0
+    step: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every step has been taken."""
+        return self.step >= len(self.sigmas) - 1
+
+    @property
+    def record_step(self) -> int:
+        """The step in the full schedule that comes next."""
+        return self.first_step + self.step
+
+
+def start_edit(
+    index: TokenIndex,
+    template: Trajectory,
+    noise: Tensor,
+    condition: Tensor | None,
+    guidance: Guidance,
+    sigmas: tuple[float, ...],
+    first_step: int = 0,
+) -> EditState:
+    """An edit at its first noise level.
+
+    Args:
+        template: the template's trajectory, which context tokens follow.
+        noise: [L, C] the edit's own noise, used on editable tokens.
+    """
+    trajectory = Trajectory(template.clean, torch.where(index.editable[:, None], noise, template.noise))
+    return EditState(index, trajectory, condition, guidance, sigmas, trajectory.at(sigmas[0]), first_step)
+
+
+def edit_segments(
+    state: EditState, index: TokenIndex, context: ContextSource | None, recorder: Recorder | None = None
+) -> list[Segment]:
+    """The passes that the edit's next step needs: one per prompt of its guidance; the last one is recorded."""
+    positions = index.active_positions
+    tokens = state.latents if state.condition is None else torch.cat([state.latents, state.condition], dim=-1)
+    tokens, ids = tokens.index_select(0, positions), image_ids(index.grid).index_select(0, positions)
+    guidance = state.guidance
+    prompts = guidance.prompts
+    return [
+        Segment(
+            tokens,
+            ids,
+            prompt.states,
+            prompt.pooled,
+            state.sigmas[state.step],
+            guidance.scale if guidance.distilled else None,
+            context,
+            recorder if prompt is prompts[-1] else None,
+        )
+        for prompt in prompts
+    ]
+
+
+def advance(model: FluxForward, states: Sequence[EditState], contexts: Sequence[ContextSource | None]) -> None:
+    """Take one denoising step of every edit, in one packed forward.
+
+    Args:
+        contexts: each edit's context at this step; None computes all of its tokens.
+    """
+    segments: list[Segment] = []
+    indexes = []
+    for state, context in zip(states, contexts, strict=True):
+        index = state.index if context is not None else all_tokens(state.index)
+        indexes.append(index)
+        segments += edit_segments(state, index, context)
+    velocities = model(segments)
+    for state, index in zip(states, indexes, strict=True):
+        count = len(state.guidance.prompts)
+        velocity = state.guidance.combine([v.cpu() for v in velocities[:count]])
+        del velocities[:count]
+        _update(state, index, velocity)
+
+
+def _update(state: EditState, index: TokenIndex, velocity: Tensor) -> None:
+    """One Euler step on the editable tokens; the others go on along the trajectory."""
+    sigma, following = state.sigmas[state.step], state.sigmas[state.step + 1]
+    moved = state.trajectory.at(following)
+    kept = index.editable[index.active_positions]
+    positions = index.active_positions[kept]
+    moved[positions] = state.latents[positions] + (following - sigma) * velocity[kept]
+    state.latents = moved
+    state.step += 1

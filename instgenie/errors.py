@@ -1,0 +1,44 @@
+"""Errors of the engine.
+
+InstGenIEError
+ +- InvalidInputError      the caller's input is at fault; `parameter` names it
+ |   +- PictureError       not a picture, too small or too large
+ |   +- MaskError          empty, or of another size than the picture
+ |   +- ParameterError     a number or a choice outside its limits
+ +- CheckpointError        the model folder cannot be read or is of no known family
+ +- ShapeError             tensors whose shapes do not belong together
+"""
+
+from __future__ import annotations
+
+
+class InstGenIEError(Exception):
+    """Any error that this package raises on purpose."""
+
+
+class InvalidInputError(InstGenIEError):
+    """The input is at fault: the message names the value and the limit, `parameter` the input."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(f"{parameter}: {message}")
+        self.parameter = parameter
+
+
+class PictureError(InvalidInputError):
+    """A picture that cannot be edited."""
+
+
+class MaskError(InvalidInputError):
+    """A mask that selects nothing, or does not belong to the picture."""
+
+
+class ParameterError(InvalidInputError):
+    """A setting outside its limits."""
+
+
+class CheckpointError(InstGenIEError):
+    """A model folder that cannot be used."""
+
+
+class ShapeError(InstGenIEError, ValueError):
+    """Tensors whose shapes do not belong together."""

@@ -1,0 +1,53 @@
+"""The flow-matching Euler schedule of one request."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from instgenie.errors import ParameterError
+
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FlowShift:
+    """How a checkpoint's scheduler warps noise levels (fields of diffusers' FlowMatchEulerDiscreteScheduler).
+
+    `dynamic` makes the shift depend on the number of image tokens, linear between the two bases.
+    """
+
+    shift: float = 1.0
+    dynamic: bool = False
+    base_tokens: int = 256
+    max_tokens: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+
+    def apply(self, sigma: float, num_tokens: int) -> float:
+        """The warped noise level of `sigma` in 0..1, for a grid of `num_tokens` tokens."""
+        factor = self.shift
+        if self.dynamic:
+            slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+            factor = math.exp(self.base_shift + slope * (num_tokens - self.base_tokens))
+        return factor * sigma / (1 + (factor - 1) * sigma)
+
+
+def flow_sigmas(steps: int, shift: FlowShift, num_tokens: int, strength: float = 1.0) -> tuple[float, ...]:
+    """Noise levels of a request: one per step, then 0.
+
+    Args:
+        steps: denoising steps of the full schedule.
+        strength: share of the schedule that is run, 0 < strength <= 1; below 1 the edit starts from the template.
+    Returns:
+        k + 1 levels, falling, where k = ceil(steps * strength); step i goes from level i to level i + 1.
+    Raises:
+        ParameterError: steps or strength outside their limits.
+    """
+    if not 1 <= steps <= MAX_STEPS:
+        raise ParameterError("steps", f"{steps} is not in 1..{MAX_STEPS}")
+    if not 0 < strength <= 1:
+        raise ParameterError("strength", f"{strength} is not in 0 < strength <= 1")
+    # Evenly spaced from 1 to 1/steps, as Flux pipelines ask of the scheduler.
+    levels = [shift.apply(1 - i / steps, num_tokens) for i in range(steps)]
+    return (*levels[steps - math.ceil(steps * strength - 1e-9) :], 0.0)

@@ -1,0 +1,1 @@
+"""Model families: packed forwards over the diffusers modules' own weights."""

@@ -1,0 +1,66 @@
+"""Reading pictures: limits before decoding, one orientation, RGB or RGBA afterwards."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from instgenie.errors import PictureError
+
+MIN_SIDE_PIXELS = 16
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 8
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
+    """Read a PNG, JPEG or WebP.
+
+    The format is known by the content; EXIF orientation is applied; of an animation the first frame is taken.
+
+    Args:
+        source: the file's bytes or its path.
+        parameter: name of the input, for error messages.
+    Returns:
+        An RGB or RGBA picture, decoded.
+    Raises:
+        PictureError: not such a file, cut short, or of a size outside the limits.
+    """
+    name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+            picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+            with picture:
+                _check_size(picture.width, picture.height, parameter)
+                picture.load()
+                return _to_rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError as error:
+        raise PictureError(parameter, f"{name}: not a PNG, JPEG or WebP picture") from error
+    except Image.DecompressionBombError as error:  # Pillow's own, higher limit: told before the size is known
+        raise PictureError(parameter, f"{name}: more than {MAX_PIXELS:,} pixels") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PictureError(parameter, f"{name}: cannot be read: {error}") from error
+
+
+def _check_size(width: int, height: int, parameter: str) -> None:
+    size = f"{width}x{height} pixels"
+    if width * height > MAX_PIXELS:
+        raise PictureError(parameter, f"{size} are more than {MAX_PIXELS:,}")
+    if min(width, height) < MIN_SIDE_PIXELS:
+        raise PictureError(parameter, f"{size}: a side is shorter than {MIN_SIDE_PIXELS}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PictureError(parameter, f"{size}: longer than {MAX_ASPECT}:1")
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """RGB, or RGBA where the picture has transparency; 16-bit grey is scaled, not clipped."""
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if picture.mode == "RGB":
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

@@ -1,0 +1,180 @@
+"""Training scenes: a background, perhaps an object beside the mask, and the prompted thing inside the mask."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from builtin_recipe.concepts import COLOURS, PICTURED, Concept, caption, shape_outline
+
+ATLAS = Path(__file__).with_name("concepts.webp")
+Pixels = npt.NDArray[np.float32]  # [H, W, C], 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One training or evaluation case; pictures are [S, S, 3] in 0..1, the mask is [S, S] in {0, 1}."""
+
+    target: Pixels
+    background: Pixels
+    mask: Pixels
+    concept: Concept
+    caption: str
+
+
+def load_pictures(folder: Path, codes: Mapping[str, object] = PICTURED) -> dict[str, Image.Image]:
+    """RGBA pictures by code point, cropped to their opaque box and padded to a square of 192 pixels."""
+    pictures = {}
+    for code in codes:
+        path = next(p for p in (folder / f"{code}.webp", folder / f"{code}-fe0f.webp") if p.exists())
+        picture = Image.open(path).convert("RGBA")
+        box = picture.getchannel("A").point(lambda a: 255 * (a > 16)).getbbox()
+        picture = picture.crop(box)
+        side = max(picture.size)
+        square = Image.new("RGBA", (side, side))
+        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        pictures[code] = square.resize((192, 192), Image.Resampling.LANCZOS)
+    return pictures
+
+
+def load_atlas() -> dict[str, Image.Image]:
+    """The same pictures at 96 pixels, from the sheet that the repository carries (12 a row, in `PICTURED`'s order)."""
+    with Image.open(ATLAS) as sheet:
+        tiles = {
+            code: sheet.crop((96 * (i % 12), 96 * (i // 12), 96 * (i % 12) + 96, 96 * (i // 12) + 96))
+            for i, code in enumerate(PICTURED)
+        }
+        return {code: tile.convert("RGBA").resize((192, 192), Image.Resampling.LANCZOS) for code, tile in tiles.items()}
+
+
+def _noise(size: int, cells: int, rng: np.random.Generator) -> Pixels:
+    """Smooth noise in -1..1, [S, S, 1]."""
+    small = Image.fromarray(rng.uniform(0, 255, (cells, cells)).astype(np.uint8))
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.float32)[..., None] / 127.5 - 1
+
+
+def background(size: int, rng: np.random.Generator) -> Pixels:
+    """A plain, gradient, two-part, striped or cloudy background."""
+    first, second = rng.uniform(0.03, 0.97, (2, 3)).astype(np.float32)
+    if rng.random() < 0.5:  # neighbouring colours, as walls and skies have
+        second = np.clip(first + rng.normal(0, 0.12, 3), 0, 1).astype(np.float32)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / (size - 1)
+    angle = rng.uniform(0, 2 * np.pi)
+    along = (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle) + 0.5
+    kind = rng.choice(
+        ["plain", "linear", "radial", "horizon", "stripes", "cloudy"], p=[0.2, 0.25, 0.12, 0.2, 0.08, 0.15]
+    )
+    if kind == "plain":
+        mix = np.zeros_like(x)
+    elif kind == "linear":
+        mix = np.clip(along, 0, 1)
+    elif kind == "radial":
+        cx, cy = rng.uniform(0.2, 0.8, 2)
+        mix = np.clip(np.hypot(x - cx, y - cy) * 1.3, 0, 1)
+    elif kind == "horizon":
+        mix = (y > rng.uniform(0.35, 0.8)).astype(np.float32)
+    elif kind == "stripes":
+        mix = 0.5 + 0.5 * np.sin(along * rng.uniform(12, 40))
+    else:
+        mix = np.clip(0.5 + 0.5 * _noise(size, int(rng.integers(3, 9)), rng)[..., 0], 0, 1)
+    picture = first + (second - first) * mix[..., None].astype(np.float32)
+    if rng.random() < 0.3:
+        picture = picture + 0.04 * _noise(size, size // 3, rng)
+    clipped: Pixels = np.clip(picture, 0, 1).astype(np.float32)
+    return clipped
+
+
+def draw_shape(shape: str, colour: str, side: int, rng: np.random.Generator) -> Image.Image:
+    """The shape as RGBA, lit from above a little, its colour jittered."""
+    scale = 4
+    alpha = Image.new("L", (side * scale, side * scale), 0)
+    pen = ImageDraw.Draw(alpha)
+    for i, polygon in enumerate(shape_outline(shape)):
+        pen.polygon([(x * side * scale, y * side * scale) for x, y in polygon], fill=0 if i else 255)
+    alpha = alpha.resize((side, side), Image.Resampling.BOX)
+    tint = np.array(COLOURS[colour], np.float32) + rng.normal(0, 6, 3)
+    light = np.linspace(1.08, 0.9, side, dtype=np.float32)[:, None, None]
+    rgb = np.clip(tint * light, 0, 255).repeat(side, 1).astype(np.uint8)
+    picture = Image.fromarray(rgb).convert("RGBA")
+    picture.putalpha(alpha)
+    return picture
+
+
+def picture_of(
+    concept: Concept, side: int, pictures: Mapping[str, Image.Image], rng: np.random.Generator
+) -> Image.Image:
+    """The concept as RGBA of side x side pixels, mirrored half of the time."""
+    if concept.kind == "shape":
+        return draw_shape(concept.code, concept.colour, side, rng)
+    picture = pictures[concept.code].resize((side, side), Image.Resampling.BILINEAR)
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
+
+
+def put(scene: Pixels, picture: Image.Image, left: int, top: int) -> Pixels:
+    """The scene with the picture laid over it; parts beyond the border are cut."""
+    size = scene.shape[0]
+    layer = Image.new("RGBA", (size, size))
+    layer.paste(picture, (left, top))
+    rgba = np.asarray(layer, np.float32) / 255
+    return (scene * (1 - rgba[..., 3:]) + rgba[..., :3] * rgba[..., 3:]).astype(np.float32)
+
+
+def mask_around(
+    left: int, top: int, side: int, picture: Image.Image | None, size: int, rng: np.random.Generator
+) -> Pixels:
+    """A mask that holds the square: a loose box, an ellipse round it, or the picture's own outline made wider."""
+    layer = Image.new("L", (size, size), 0)
+    pen = ImageDraw.Draw(layer)
+    kind = rng.random()
+    if kind < 0.6 or picture is None:
+        grow = rng.uniform(0.0, 0.22, 4) * side
+        pen.rectangle((left - grow[0], top - grow[1], left + side + grow[2], top + side + grow[3]), fill=255)
+    elif kind < 0.85:
+        margin = side * rng.uniform(0.1, 0.25)
+        pen.ellipse((left - margin, top - margin, left + side + margin, top + side + margin), fill=255)
+    else:
+        alpha = Image.new("L", (size, size), 0)
+        alpha.paste(picture.getchannel("A"), (left, top))
+        reach = 2 * int(rng.integers(3, 9)) + 1
+        layer = alpha.point(lambda a: 255 * (a > 8)).filter(ImageFilter.MaxFilter(reach))
+    return (np.asarray(layer, np.float32) > 127).astype(np.float32)
+
+
+def brush_mask(size: int, rng: np.random.Generator) -> Pixels:
+    """A few thick strokes."""
+    layer = Image.new("L", (size, size), 0)
+    pen = ImageDraw.Draw(layer)
+    at = rng.uniform(0.15, 0.85, 2) * size
+    width = int(rng.uniform(0.08, 0.22) * size)
+    for _ in range(int(rng.integers(2, 6))):
+        to = np.clip(at + rng.normal(0, 0.22, 2) * size, 0, size - 1)
+        pen.line((*at, *to), fill=255, width=width)
+        pen.ellipse((*(to - width / 2), *(to + width / 2)), fill=255)
+        at = to
+    return (np.asarray(layer, np.float32) > 127).astype(np.float32)
+
+
+def make_scene(
+    concept: Concept, size: int, pictures: Mapping[str, Image.Image], rng: np.random.Generator, words: random.Random
+) -> Scene:
+    """One case of `size` x `size` pixels; objects span 36...120 pixels whatever the size of the scene."""
+    behind = background(size, rng)
+    side = int(min(rng.uniform(36, 122), size))
+    left, top = (int(v) for v in rng.integers(0, size - side + 1, 2))
+    if rng.random() < 0.3:  # an object to leave alone, which the mask may cut
+        other = pictures[words.choice(list(pictures))]
+        extent = int(rng.uniform(30, 80))
+        behind = put(behind, other.resize((extent, extent)), *(int(v) for v in rng.integers(-20, size - 20, 2)))
+    if concept.kind == "nothing":
+        behind = background(size, rng)
+        mask = brush_mask(size, rng) if rng.random() < 0.5 else mask_around(left, top, side, None, size, rng)
+        return Scene(behind, behind, mask, concept, caption(concept, words))
+    picture = picture_of(concept, side, pictures, rng)
+    mask = mask_around(left, top, side, picture, size, rng)
+    return Scene(put(behind, picture, left, top), behind, mask, concept, caption(concept, words))

@@ -1,0 +1,1 @@
+"""The server layer of InstGenIE. Importing it does not import torch."""

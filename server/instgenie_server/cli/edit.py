@@ -1,0 +1,140 @@
+"""`instgenie edit`: one edit in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instgenie_server.cli.loading import DtypeChoice, DtypeOption, ModelOption, ThreadsOption, load_editor
+from instgenie_server.cli.output_file import OutputFile
+from instgenie_server.cli.status_line import status_line
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from instgenie.mask import Mask
+
+
+class MaskModeChoice(StrEnum):
+    """How a mask picture selects pixels."""
+
+    AUTO = "auto"
+    ALPHA = "alpha"
+    LUMINANCE = "luminance"
+
+
+class CacheChoice(StrEnum):
+    """Whether the template's records are used."""
+
+    ON = "on"
+    OFF = "off"
+
+
+# The defaults of what goes into an EditRequest are its own: a test compares them, since importing it here takes time.
+def edit(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to edit: PNG, JPEG or WebP.")],
+    prompt: Annotated[str, typer.Option(help="What to draw under the mask.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            help="The edited picture. Its extension picks the format: .png and .webp leave every pixel outside the "
+            "mask as it is; .jpg cannot, for it stores every pixel anew. Colour profiles are kept, EXIF data is not.",
+        ),
+    ],
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture of IMAGE's size that says what is edited. May be left out if IMAGE has transparent parts: "
+            "those are edited then."
+        ),
+    ] = None,
+    mask_mode: Annotated[
+        MaskModeChoice,
+        typer.Option(help="alpha: transparent is edited. luminance: white is. auto: alpha if it varies, else white."),
+    ] = MaskModeChoice.AUTO,
+    seed: Annotated[int, typer.Option(help="Of the noise under the mask: another seed, another picture.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the model's")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="the model's")] = None,
+    strength: Annotated[
+        float, typer.Option(help="Share of the steps that is run, up to 1; below 1 the edit starts from IMAGE.")
+    ] = 1.0,
+    halo: Annotated[int, typer.Option(help="Tokens computed around the masked ones.")] = 1,
+    feather: Annotated[int, typer.Option(help="Width in pixels of the blend inside the mask's border.")] = 0,
+    template_prompt: Annotated[str, typer.Option(help="Prompt that IMAGE is recorded with.")] = "",
+    template_seed: Annotated[int, typer.Option(help="Seed that IMAGE is recorded with.")] = 0,
+    cache: Annotated[
+        CacheChoice,
+        typer.Option(help="on: record IMAGE, then compute masked tokens only. off: compute every token (dense)."),
+    ] = CacheChoice.ON,
+    model: ModelOption = None,
+    dtype: DtypeOption = DtypeChoice.AUTO,
+    threads: ThreadsOption = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Print one JSON object with timings on stdout.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run the edit again, dense and cached, and tell how they differ.")
+    ] = False,
+) -> None:
+    """Edit the masked part of IMAGE as PROMPT says."""
+    started = time.perf_counter()
+    from instgenie.errors import ParameterError
+    from instgenie.request import EditRequest
+    from instgenie_server.cli.edit_report import edit_report, summary
+
+    if compare and cache is CacheChoice.OFF:
+        raise ParameterError("compare", "compares the cached edit with the dense one, but the cache is off")
+    output = OutputFile(out)
+    picture, pixels = _read_pictures(image, mask, mask_mode)
+    request = EditRequest(
+        picture=picture,
+        mask=pixels,
+        prompt=prompt,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        strength=strength,
+        halo=halo,
+        feather=feather,
+        template_seed=template_seed,
+        template_prompt=template_prompt,
+        cached=cache is CacheChoice.ON,
+    )
+    output.check(request)
+    with status_line("loading the model") as say:
+        loaded = load_editor(model, dtype, threads)
+        say("editing")
+        result = loaded.editor.edit(request)
+        output.write(result.picture, picture)
+        seconds = time.perf_counter() - started
+        comparison = None
+        if compare:
+            from instgenie_server.cli.comparison import compare_with_dense
+
+            say("editing again, dense and cached")
+            comparison = compare_with_dense(loaded.editor, request)
+    if timings:
+        typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison)))
+    typer.echo(summary(out, seconds, result.timings, comparison), err=True)
+
+
+def _read_pictures(image: Path, mask: Path | None, mode: MaskModeChoice) -> tuple[Image.Image, Mask]:
+    """The picture and what of it is edited; without a mask picture, its transparent pixels."""
+    from instgenie.errors import ParameterError
+    from instgenie.mask import read_mask
+    from instgenie.picture import open_picture
+
+    picture = open_picture(image, "image")
+    if mask is not None:
+        return picture, read_mask(open_picture(mask, "mask"), picture.size, mode.value)
+    if mode is MaskModeChoice.LUMINANCE:
+        raise ParameterError("mask", "is needed where the mask mode is luminance")
+    low, high = picture.getchannel("A").getextrema() if picture.mode == "RGBA" else (255, 255)
+    if low == high:
+        raise ParameterError("mask", f"is needed: {image} has no transparent parts that could say what is edited")
+    return picture, read_mask(picture, picture.size, "alpha")

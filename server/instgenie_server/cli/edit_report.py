@@ -1,0 +1,53 @@
+"""What `instgenie edit` says when it is done: for people and for machines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from instgenie.request import EditRequest, EditTimings
+    from instgenie_server.cli.comparison import Comparison
+    from instgenie_server.cli.loading import LoadedEditor
+
+
+def edit_report(
+    loaded: LoadedEditor, request: EditRequest, timings: EditTimings, comparison: Comparison | None
+) -> dict[str, Any]:
+    """The JSON object of `--timings`. Times are those of the edit that was written; `window` and `canvas` in pixels."""
+    window = loaded.editor.window(request)
+    report = {
+        "encode_ms": timings.encode_ms,
+        "record_ms": timings.record_ms,
+        "denoise_ms": timings.denoise_ms,
+        "decode_ms": timings.decode_ms,
+        "step_ms_median": median(timings.step_ms),
+        "steps": len(timings.step_ms),
+        "dense_steps": timings.dense_steps,
+        "tokens_active": timings.tokens_active,
+        "tokens_total": timings.tokens_total,
+        "cache": timings.cache,
+        "dtype": loaded.dtype,
+        "model": loaded.editor.checkpoint.settings.name,
+        "load_ms": loaded.load_ms,
+        "window": [window.left, window.top, window.width, window.height],
+        "canvas": [window.canvas_width, window.canvas_height],
+        "seed": request.seed,
+    }
+    if comparison is not None:
+        report |= asdict(comparison) | {"speedup": comparison.speedup}
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in report.items()}
+
+
+def summary(out: Path, seconds: float, timings: EditTimings, comparison: Comparison | None) -> str:
+    """One line: what was written, how long it took, how much was computed."""
+    active, total = timings.tokens_active, timings.tokens_total
+    line = f"wrote {out} in {seconds:.1f} s: {active} of {total} tokens computed ({active / total:.0%})"
+    if timings.cache != "off" and timings.dense_steps:
+        line += f", all of them in {timings.dense_steps} steps that the cache did not serve"
+    if comparison is not None:
+        likeness = "identical" if comparison.psnr_in_mask_db is None else f"{comparison.psnr_in_mask_db:.1f} dB alike"
+        line += f"; {comparison.speedup:.1f} times as fast as dense, {likeness} under the mask"
+    return line

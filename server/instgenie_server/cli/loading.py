@@ -1,0 +1,78 @@
+"""Getting a model ready to edit: the same for every command that runs one in this process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from instgenie.editor import Editor
+
+MAX_THREADS = 1024
+
+
+class DtypeChoice(StrEnum):
+    """`auto` measures which of the others is faster here."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="A model in the diffusers folder format.", show_default="the embedded model"),
+]
+DtypeOption = Annotated[DtypeChoice, typer.Option(help="Compute dtype; auto measures which is faster here.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="one per core")
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedEditor:
+    """An editor with an empty cache.
+
+    Attributes:
+        load_ms: time to import the libraries, measure dtypes and read the weights.
+    """
+
+    editor: Editor
+    dtype: str
+    load_ms: float
+
+
+def load_editor(folder: Path | None, dtype: DtypeChoice, threads: int | None) -> LoadedEditor:
+    """Load a model on this machine's best device.
+
+    Args:
+        folder: None is the embedded model.
+    Raises:
+        ParameterError: there is no such folder.
+        CheckpointError: the folder holds no usable model.
+    """
+    started = time.perf_counter()
+    if folder is not None and not folder.is_dir():
+        from instgenie.errors import ParameterError
+
+        raise ParameterError("model", f"{folder} is not a folder")
+    from instgenie.checkpoint import BUILTIN, load_checkpoint
+    from instgenie.compute_dtype import dtype_of
+    from instgenie.editor import Editor
+    from instgenie.host import available_memory_bytes, compute_device, quiet_libraries, set_threads
+    from instgenie.records import dtype_name
+    from instgenie_cache import MemoryStore
+
+    quiet_libraries()
+    if threads is not None:
+        set_threads(threads)
+    device = compute_device()
+    checkpoint = load_checkpoint(folder or BUILTIN, dtype_of(dtype.value, device), device)
+    editor = Editor(checkpoint, MemoryStore(available_memory_bytes() // 2))
+    load_ms = 1000 * (time.perf_counter() - started)
+    return LoadedEditor(editor, dtype_name(checkpoint.forward.dtype), load_ms)

@@ -1,0 +1,45 @@
+"""Which tests run (`slow` ones with --slow or CI=true, `gpu` ones where there is a CUDA device), and tiny models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", default=os.environ.get("CI") == "true", help="run slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_items and not has_cuda():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+
+
+def has_cuda() -> bool:
+    import torch  # here, for runs without gpu tests need not wait for it
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def tiny_builtin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random model of the embedded model's kind; not to be written to."""
+    from tests.tiny_models import save_tiny_builtin
+
+    return save_tiny_builtin(tmp_path_factory.mktemp("models") / "tiny-builtin")
+
+
+@pytest.fixture(scope="session")
+def tiny_flux_fill(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random model of Flux Fill's kind; not to be written to."""
+    from tests.tiny_models import save_tiny_flux_fill
+
+    return save_tiny_flux_fill(tmp_path_factory.mktemp("models") / "tiny-flux-fill")

@@ -1,0 +1,75 @@
+"""Training of the embedded model: a step lowers the loss, a run resumes, an export loads as a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from builtin_recipe.scenes import load_atlas
+from builtin_recipe.training import Recipe, Trainer
+from instgenie.checkpoint import load_checkpoint
+from instgenie.text import Prompt
+
+RECIPE = Recipe(
+    latent_channels=8, double_blocks=1, single_blocks=1, heads=1, batch=4, small_size=64, large_size=96, text_tokens=4
+)
+
+
+class HashEncoder:
+    """Prompts as noise seeded by the text: enough to tell them apart."""
+
+    def encode(self, texts: list[str]) -> list[Prompt]:
+        prompts = []
+        for text in texts:
+            generator = torch.Generator().manual_seed(sum(text.encode()))
+            prompts.append(Prompt(torch.randn(4, 384, generator=generator), torch.randn(384, generator=generator)))
+        return prompts
+
+
+def trainer(seed: int = 0) -> Trainer:
+    recipe = Recipe(**{name: getattr(RECIPE, name) for name in RECIPE.__slots__} | {"seed": seed})
+    return Trainer(recipe, load_atlas(), HashEncoder())
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # autocast, RMSNorm
+def test_training_lowers_the_loss() -> None:
+    run = trainer()
+    losses = [run.train_step(64, 1.0) for _ in range(40)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    first = trainer()
+    first.train_step(64, 1.0)
+    first.seconds = 1.5
+    first.save(tmp_path / "run.pt")
+    second = trainer(seed=1)
+    second.load(tmp_path / "run.pt")
+    assert (second.step, second.samples, second.seconds) == (1, 4, 1.5)
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.isfinite(torch.tensor(second.train_step(96, 1.0)))
+
+
+def test_a_finished_run_does_not_train_on(tmp_path: Path) -> None:
+    run = trainer()
+    run.seconds = 61.0
+    run.run(minutes=1.0, checkpoint=tmp_path / "run.pt")
+    assert run.step == 0
+    assert (tmp_path / "run.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
+def test_an_export_loads_as_a_checkpoint(tmp_path: Path, tiny_builtin: Path) -> None:
+    folder = tmp_path / "model"
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(tiny_builtin / part, folder / part)
+    trainer().export(folder)
+    checkpoint = load_checkpoint(folder, torch.float32, torch.device("cpu"))
+    assert checkpoint.takes_fill
+    assert checkpoint.settings.canvas_tokens == (96 // 8) ** 2
+    assert checkpoint.forward.num_blocks == 2

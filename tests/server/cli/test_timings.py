@@ -1,0 +1,77 @@
+"""What `--timings` and `--compare` say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from typer.testing import Result
+
+from tests.server.cli.conftest import Run
+
+TIMES = ("encode_ms", "record_ms", "denoise_ms", "decode_ms", "step_ms_median", "load_ms")
+
+
+def report(result: Result) -> dict[str, Any]:
+    """The one JSON object on stdout."""
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, Any] = json.loads(result.stdout, parse_constant=refuse)
+    return parsed
+
+
+def refuse(word: str) -> None:
+    """Strict JSON knows neither NaN nor Infinity."""
+    raise AssertionError(word)
+
+
+def test_cached_edit(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    result = edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--timings", "--seed", "3")
+    timings = report(result)
+    assert all(timings[name] > 0 for name in TIMES)
+    assert timings["steps"] == 4
+    assert timings["dense_steps"] == 0
+    assert 0 < timings["tokens_active"] < timings["tokens_total"]
+    assert (timings["cache"], timings["dtype"], timings["model"]) == ("cold", "float32", "tiny-builtin")
+    assert timings["seed"] == 3
+    left, top, width, height = timings["window"]
+    assert 0 <= left <= 40 < 70 <= left + width <= 130
+    assert 0 <= top <= 30 < 50 <= top + height <= 90
+    assert timings["canvas"][0] * timings["canvas"][1] == 64 * timings["tokens_total"]
+    assert "speedup" not in timings
+    assert f"{timings['tokens_active']} of {timings['tokens_total']} tokens" in result.stderr
+
+
+def test_dense_edit(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    timings = report(edit(image_path, "--mask", mask_path, "-o", out, "--timings", "--cache", "off", "--steps", "2"))
+    assert timings["cache"] == "off"
+    assert timings["record_ms"] == 0
+    assert timings["steps"] == timings["dense_steps"] == 2
+    assert timings["tokens_active"] == timings["tokens_total"]
+
+
+def test_strength_runs_a_share_of_the_steps(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    assert report(edit(image_path, "--mask", mask_path, "-o", out, "--timings", "--strength", "0.5"))["steps"] == 2
+
+
+def test_compare(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    result = edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--timings", "--compare")
+    timings = report(result)
+    assert timings["cache"] == "cold"
+    assert timings["dense_ms"] > 0
+    assert abs(timings["speedup"] - timings["dense_ms"] / timings["cached_ms"]) < 0.01
+    assert timings["psnr_in_mask_db"] > 0
+    assert "times as fast as dense" in result.stderr
+
+
+def test_compare_with_everything_masked(edit: Run, image_path: Path, tmp_path: Path) -> None:
+    """All tokens are computed either way: the pictures are the same, and infinity is no JSON."""
+    result = edit(
+        image_path, "--mask", image_path, "--halo", "64", "-o", tmp_path / "out.png", "--timings", "--compare"
+    )
+    timings = report(result)
+    assert timings["tokens_active"] == timings["tokens_total"]
+    assert timings["psnr_in_mask_db"] is None
+    assert "identical under the mask" in result.stderr
