@@ -23,6 +23,16 @@ from instgenie.text import BertPromptEncoder, FluxPromptEncoder, PromptEncoder
 
 BUILTIN = Path(__file__).parent / "builtin"
 SETTINGS_FILE = "instgenie.json"
+_CLASSES = {"transformer": "FluxTransformer2DModel", "scheduler": "FlowMatchEulerDiscreteScheduler"}
+# Options of that scheduler which change the noise levels in ways that `FlowShift` does not know.
+_UNKNOWN_OPTIONS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+    "shift_terminal",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +56,9 @@ class ModelSettings:
         for name in ("steps", "canvas_tokens", "text_tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise CheckpointError(f"{SETTINGS_FILE}: {name} is {value!r}, not a positive whole number")
+                raise CheckpointError(f"{name} is {value!r}, not a positive whole number")
         if not isinstance(self.guidance, int | float):
-            raise CheckpointError(f"{SETTINGS_FILE}: guidance is {self.guidance!r}, not a number")
+            raise CheckpointError(f"guidance is {self.guidance!r}, not a number")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,9 +88,13 @@ def load_checkpoint(folder: Path, dtype: torch.dtype, device: torch.device) -> C
         CheckpointError: a part is missing, unreadable, or of a class that is not known here.
     """
     index = _read_json(folder / "model_index.json")
+    codec_class = _class_of(index, "vae", folder)
+    for part, name in _CLASSES.items():
+        if _class_of(index, part, folder) != name:
+            raise CheckpointError(f"{folder}: {part} class {_class_of(index, part, folder)!r} is not known")
     settings = _settings(folder)
     transformer = _load_model(FluxTransformer2DModel, folder / "transformer", torch_dtype=dtype).to(device)
-    codec = _load_codec(folder, _class_of(index, "vae", folder), dtype, device)
+    codec = _load_codec(folder, codec_class, dtype, device)
     prompts = _load_prompts(folder, index, settings, dtype, device)
     channels = transformer.config.in_channels
     fill_channels = 2 * codec.channels + codec.patch**2
@@ -91,11 +105,11 @@ def load_checkpoint(folder: Path, dtype: torch.dtype, device: torch.device) -> C
         )
     return Checkpoint(
         settings,
-        _revision(folder),
+        _revision(folder, settings),
         FluxForward(transformer),
         codec,
         prompts,
-        _shift(_read_json(folder / "scheduler" / "scheduler_config.json")),
+        _shift(folder / "scheduler" / "scheduler_config.json"),
         takes_fill=channels == fill_channels,
         distilled=transformer.config.guidance_embeds,
     )
@@ -169,11 +183,17 @@ def _settings(folder: Path) -> ModelSettings:
         return ModelSettings(folder.name)
     try:
         return ModelSettings(**_read_json(path))
-    except TypeError as error:
+    except (TypeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _shift(config: dict[str, Any]) -> FlowShift:
+def _shift(path: Path) -> FlowShift:
+    config = _read_json(path)
+    unknown = [name for name in _UNKNOWN_OPTIONS if config.get(name)]
+    if config.get("time_shift_type", "exponential") != "exponential":
+        unknown.append("time_shift_type")
+    if unknown:
+        raise CheckpointError(f"{path}: {unknown[0]} = {config[unknown[0]]!r} is not supported")
     return FlowShift(
         shift=config.get("shift", 1.0),
         dynamic=config.get("use_dynamic_shifting", False),
@@ -184,10 +204,10 @@ def _shift(config: dict[str, Any]) -> FlowShift:
     )
 
 
-def _revision(folder: Path) -> str:
-    """Digest of every file that changes an activation."""
-    digest = xxhash.xxh3_128()
-    parts = ("transformer", "vae", "text_encoder", "text_encoder_2", "scheduler")
+def _revision(folder: Path, settings: ModelSettings) -> str:
+    """Digest of every file and setting that changes an activation and has no entry of its own in a template's key."""
+    digest = xxhash.xxh3_128(f"text_tokens:{settings.text_tokens}:".encode())
+    parts = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     for path in sorted(p for part in parts for p in (folder / part).glob("*") if p.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size}:".encode())
         with path.open("rb") as file:

@@ -26,8 +26,11 @@ class ContentCache(Generic[Value]):
             return self._values[key]
         self.misses += 1
         value = make()
+        size_bytes = self._size_bytes(value)
+        if size_bytes > self._budget_bytes:
+            return value
         self._values[key] = value
-        self._used_bytes += self._size_bytes(value)
+        self._used_bytes += size_bytes
         while self._used_bytes > self._budget_bytes:
             _, dropped = self._values.popitem(last=False)
             self._used_bytes -= self._size_bytes(dropped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -57,7 +57,7 @@ class Editor:
         timings.tokens_active = state.index.num_active if request.cached else state.index.num_tokens
         timings.tokens_total = state.index.num_tokens
         if request.cached:
-            timings.cache = "hit" if self.store.holds(template.key) else "cold"
+            timings.cache = "hit" if self._is_recorded(template) else "cold"
         if timings.cache == "cold":
             with _phase(timings, "record_ms"):
                 self._record(template)
@@ -134,12 +134,20 @@ class Editor:
             flow_sigmas(steps, model.shift, index.num_tokens),
         )
 
+    def _is_recorded(self, template: Template) -> bool:
+        try:
+            return self.store.holds(template.key)
+        except CacheError as error:
+            log.warning("template %s cannot be looked up: %s", template.key, error)
+            return False
+
     def _record(self, template: Template) -> None:
         try:
             record_template(self.checkpoint.forward, template, self.store)
         except CacheError as error:
             log.warning("template %s is not cached: %s", template.key, error)
-            self.store.delete(template.key)
+            with suppress(CacheError):  # what the store cannot drop either, it sweeps: it was never committed
+                self.store.delete(template.key)
 
     def _context(self, template: Template, state: EditState) -> StepContext | None:
         forward = self.checkpoint.forward
@@ -168,7 +176,8 @@ class Editor:
         return torch.cat([masked, _mask_channels(mask, self.checkpoint.codec)], dim=-1)
 
     def _scale(self, request: EditRequest) -> float:
-        return self.checkpoint.settings.guidance if request.guidance is None else request.guidance
+        scale = self.checkpoint.settings.guidance if request.guidance is None else request.guidance
+        return float(scale)  # 30 and 30.0 are one template
 
     def _guidance(self, request: EditRequest) -> Guidance:
         scale, prompt = self._scale(request), self._prompt(request.prompt)

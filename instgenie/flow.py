@@ -50,4 +50,4 @@ def flow_sigmas(steps: int, shift: FlowShift, num_tokens: int, strength: float =
         raise ParameterError("strength", f"{strength} is not in 0 < strength <= 1")
     # Evenly spaced from 1 to 1/steps, as Flux pipelines ask of the scheduler.
     levels = [shift.apply(1 - i / steps, num_tokens) for i in range(steps)]
-    return (*levels[steps - math.ceil(steps * strength - 1e-9) :], 0.0)
+    return (*levels[steps - max(1, math.ceil(steps * strength - 1e-9)) :], 0.0)

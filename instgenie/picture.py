@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from instgenie.errors import PictureError
 
@@ -15,6 +15,15 @@ MIN_SIDE_PIXELS = 16
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 8
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
@@ -38,7 +47,7 @@ def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
             with picture:
                 _check_size(picture.width, picture.height, parameter)
                 picture.load()
-                return _to_rgb(ImageOps.exif_transpose(picture))
+                return _to_rgb(_upright(picture))
     except UnidentifiedImageError as error:
         raise PictureError(parameter, f"{name}: not a PNG, JPEG or WebP picture") from error
     except Image.DecompressionBombError as error:  # Pillow's own, higher limit: told before the size is known
@@ -57,10 +66,18 @@ def _check_size(width: int, height: int, parameter: str) -> None:
         raise PictureError(parameter, f"{size}: longer than {MAX_ASPECT}:1")
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """A copy, turned as EXIF says. `ImageOps.exif_transpose` writes the EXIF anew too, and fails where a tag is odd."""
+    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    upright = picture.copy() if turn is None else picture.transpose(turn)
+    upright.info.pop("exif", None)
+    return upright
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     """RGB, or RGBA where the picture has transparency; 16-bit grey is scaled, not clipped."""
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if picture.mode == "RGB":
+    if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

@@ -40,7 +40,7 @@ def from_record(record: Record, device: torch.device) -> KeyValue:
 
 def _check_key_value(record: Record) -> None:
     is_known = record.codec == CODEC and record.dtype in _DTYPES
-    if not is_known or len(record.shape) != 4 or record.shape[0] != 2:
+    if not is_known or len(record.shape) != 4 or record.shape[0] != 2 or min(record.shape) < 1:
         raise RecordFormatError(f"no K/V record: codec {record.codec!r}, dtype {record.dtype!r}, shape {record.shape}")
     expected_bytes = math.prod(record.shape) * _DTYPES[record.dtype].itemsize
     if record.num_bytes != expected_bytes:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from instgenie.errors import ParameterError
+from instgenie.errors import MaskError, ParameterError
 from instgenie.flow import MAX_STEPS
 from instgenie.mask import Mask
 
@@ -35,6 +35,7 @@ class EditRequest:
 
     Raises:
         ParameterError: a value outside its limits; the message names both.
+        MaskError: the mask selects nothing.
     """
 
     picture: Image.Image
@@ -54,6 +55,8 @@ class EditRequest:
         if self.mask.shape != (self.picture.height, self.picture.width):
             theirs, ours = self.mask.shape[::-1], self.picture.size
             raise ParameterError("mask", f"{theirs[0]}x{theirs[1]} pixels, the picture has {ours[0]}x{ours[1]}")
+        if not self.mask.any():
+            raise MaskError("mask", "is empty: it selects no pixel")
         for name, text in (("prompt", self.prompt), ("template_prompt", self.template_prompt)):
             if len(text) > MAX_PROMPT_CHARS:
                 raise ParameterError(name, f"{len(text)} characters are more than {MAX_PROMPT_CHARS}")

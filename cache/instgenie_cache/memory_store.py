@@ -31,17 +31,17 @@ class MemoryStore:
             previous = records.pop((key.step, key.block), None)
             if previous is not None:
                 self._used_bytes -= previous.num_bytes
-            while self._used_bytes + record.num_bytes > self._budget_bytes and self._committed:
+            pending_bytes = sum(map(_size_bytes, self._pending.values()))
+            if pending_bytes + record.num_bytes > self._budget_bytes:  # evicting every committed one would not do
+                self._drop_pending(key.template)
+                raise StoreFullError(
+                    f"a record of {record.num_bytes} bytes does not fit: {pending_bytes} of {self._budget_bytes} bytes "
+                    "are taken by templates still being written"
+                )
+            while self._used_bytes + record.num_bytes > self._budget_bytes:
                 _, evicted = self._committed.popitem(last=False)
                 self._used_bytes -= _size_bytes(evicted)
                 self._evicted += 1
-            if self._used_bytes + record.num_bytes > self._budget_bytes:
-                in_use = self._used_bytes
-                self._drop_pending(key.template)
-                raise StoreFullError(
-                    f"a record of {record.num_bytes} bytes does not fit: {in_use} of {self._budget_bytes} bytes "
-                    "are taken by templates still being written"
-                )
             records[key.step, key.block] = record
             self._used_bytes += record.num_bytes
 

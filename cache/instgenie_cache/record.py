@@ -3,8 +3,9 @@
     offset  bytes  field
     0       4      magic b"IGR1"
     4       4      header length n, little endian
-    8       n      msgpack map: codec, dtype, shape, payload_bytes, xxh3_64 (of the payload)
-    8+n     ...    payload
+    8       8      xxh3-64 of header and payload, little endian
+    16      n      header, a msgpack map: codec, dtype, shape, payload_bytes
+    16+n    ...    payload
 
 The magic's last character is the format version: a reader refuses every other one.
 """
@@ -20,7 +21,7 @@ import xxhash
 from instgenie_cache.errors import ChecksumError, RecordFormatError
 
 MAGIC = b"IGR1"
-_PREFIX = struct.Struct("<4sI")
+_PREFIX = struct.Struct("<4sIQ")
 _MAX_HEADER_BYTES = 4096
 
 
@@ -47,10 +48,9 @@ def encode_record(record: Record) -> bytes:
             "dtype": record.dtype,
             "shape": record.shape,
             "payload_bytes": record.num_bytes,
-            "xxh3_64": xxhash.xxh3_64_intdigest(record.payload),
         }
     )
-    return b"".join((_PREFIX.pack(MAGIC, len(header)), header, record.payload))
+    return b"".join((_PREFIX.pack(MAGIC, len(header), _checksum(header, record.payload)), header, record.payload))
 
 
 def decode_record(data: bytes | memoryview) -> Record:
@@ -58,12 +58,12 @@ def decode_record(data: bytes | memoryview) -> Record:
 
     Raises:
         RecordFormatError: not a record of this version, or cut short.
-        ChecksumError: the payload is not what was written.
+        ChecksumError: the header or the payload is not what was written.
     """
     view = memoryview(data)
     if len(view) < _PREFIX.size:
         raise RecordFormatError(f"a record has at least {_PREFIX.size} bytes, got {len(view)}")
-    magic, header_bytes = _PREFIX.unpack_from(view)
+    magic, header_bytes, checksum = _PREFIX.unpack_from(view)
     if magic != MAGIC:
         raise RecordFormatError(f"expected magic {MAGIC!r}, got {magic!r}")
     start = _PREFIX.size + header_bytes
@@ -73,12 +73,18 @@ def decode_record(data: bytes | memoryview) -> Record:
         header = msgpack.unpackb(view[_PREFIX.size : start])
         codec, dtype = str(header["codec"]), str(header["dtype"])
         shape = tuple(int(extent) for extent in header["shape"])
-        payload_bytes, checksum = int(header["payload_bytes"]), int(header["xxh3_64"])
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        payload_bytes = int(header["payload_bytes"])
+    except (ValueError, TypeError, KeyError, OverflowError, msgpack.UnpackException) as error:
         raise RecordFormatError(f"unreadable record header: {error!r}") from error
     payload = view[start:]
     if payload.nbytes != payload_bytes:
         raise RecordFormatError(f"the header promises {payload_bytes} payload bytes, there are {payload.nbytes}")
-    if xxhash.xxh3_64_intdigest(payload) != checksum:
-        raise ChecksumError(f"payload of {payload_bytes} bytes does not match its xxh3-64")
+    if _checksum(view[_PREFIX.size : start], payload) != checksum:
+        raise ChecksumError(f"header and payload of {payload_bytes} bytes do not match their xxh3-64")
     return Record(codec, dtype, shape, payload)
+
+
+def _checksum(header: bytes | memoryview, payload: memoryview) -> int:
+    digest = xxhash.xxh3_64(header)
+    digest.update(payload)
+    return digest.intdigest()

@@ -39,7 +39,7 @@ class Recipe:
     batch: int = 8
     small_size: int = 128  # pixels; most of the run
     large_size: int = 192  # pixels; the size the model is served at
-    large_share: float = 0.35  # share of batches at the large size once the learning rate decays
+    large_share: float = 0.2  # share of batches at the large size once the learning rate decays
     muon_rate: float = 4e-3
     adam_rate: float = 1e-3
     decay_from: float = 0.6  # share of the run after which the learning rate goes to zero

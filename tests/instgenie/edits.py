@@ -1,0 +1,78 @@
+"""Requests to try an editor with, and models and stores that watch or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from instgenie.checkpoint import Checkpoint
+from instgenie.editor import Editor
+from instgenie.models.flux import FluxForward
+from instgenie.models.segment import Segment
+from instgenie.request import EditRequest
+from instgenie.text import Prompt, PromptEncoder
+from instgenie_cache import MemoryStore, RecordStore
+
+PLENTY_BYTES = 1 << 30
+
+
+def random_picture(width: int = 64, height: int = 64, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """A picture in which every pixel is random, its alpha too."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, len(mode)), np.uint8))
+
+
+def pixels(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    """[H, W, C]."""
+    return np.asarray(picture)
+
+
+def a_request(picture: Image.Image | None = None, **settings: Any) -> EditRequest:
+    """An edit of a 20x12 box in a random picture of 64x64 pixels, without a halo unless the settings say otherwise."""
+    picture = picture or random_picture()
+    if "mask" not in settings:
+        settings["mask"] = np.zeros((picture.height, picture.width), bool)
+        settings["mask"][18:30, 20:40] = True
+    values: dict[str, Any] = {"picture": picture, "prompt": "a red apple", "halo": 0}
+    return EditRequest(**(values | settings))
+
+
+def an_editor(checkpoint: Checkpoint, store: RecordStore | None = None) -> Editor:
+    """An editor with a store of its own, or this one."""
+    return Editor(checkpoint, MemoryStore(PLENTY_BYTES) if store is None else store)
+
+
+class WatchedForward(FluxForward):
+    """A forward that keeps what went in and what came out."""
+
+    def __init__(self, forward: FluxForward) -> None:
+        super().__init__(forward.transformer)
+        self.calls: list[tuple[list[Segment], list[Tensor]]] = []
+
+    def __call__(self, segments: Sequence[Segment]) -> list[Tensor]:
+        velocities = super().__call__(segments)
+        self.calls.append((list(segments), list(velocities)))
+        return velocities
+
+
+class CountedPrompts:
+    """A prompt encoder that keeps what it was asked for."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self.encoder = encoder
+        self.texts: list[str] = []
+
+    def encode(self, texts: list[str]) -> list[Prompt]:
+        self.texts += texts
+        return self.encoder.encode(texts)
+
+
+def watched(checkpoint: Checkpoint) -> tuple[Checkpoint, WatchedForward]:
+    """The checkpoint with a forward that is watched."""
+    forward = WatchedForward(checkpoint.forward)
+    return replace(checkpoint, forward=forward), forward

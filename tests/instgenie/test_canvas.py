@@ -1,0 +1,165 @@
+"""Between upload and canvas: no masked pixel is lost, and no other pixel is touched."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from instgenie.canvas import canvas_mask, canvas_pixels, paste_back, to_picture, to_tensor
+from instgenie.mask import Mask, bounding_box
+from instgenie.window import Window, choose_window
+
+
+def random_pixels(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """A picture in which every pixel is random, its alpha too."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, len(mode)), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def array(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    """[H, W, C]."""
+    return np.asarray(picture)
+
+
+@st.composite
+def sparse_masks(draw: st.DrawFn, max_side: int = 70) -> Mask:
+    """A mask of any size with a few rectangles in it."""
+    width, height = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
+    mask = np.zeros((height, width), bool)
+    for _ in range(draw(st.integers(1, 3))):
+        left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+        mask[top : top + draw(st.integers(1, 30)), left : left + draw(st.integers(1, 30))] = True
+    return mask
+
+
+CANVASES = st.tuples(*[st.sampled_from([16, 24, 40, 64])] * 2)
+
+
+def touched(start: int, length: int, canvas: int) -> tuple[int, int]:
+    """First and last + 1 of the `canvas` equal parts of a `length` that pixel `start` overlaps."""
+    return start * canvas // length, -(-(start + 1) * canvas // length)
+
+
+@settings(deadline=None, max_examples=100)
+@given(sparse_masks(), CANVASES)
+def test_every_canvas_pixel_that_a_masked_pixel_touches_is_masked(mask: Mask, canvas: tuple[int, int]) -> None:
+    height, width = mask.shape
+    expected = np.zeros(canvas[::-1], bool)
+    for y, x in np.argwhere(mask).tolist():
+        top, bottom = touched(y, height, canvas[1])
+        left, right = touched(x, width, canvas[0])
+        expected[top:bottom, left:right] = True
+    assert np.array_equal(canvas_mask(mask, Window(0, 0, width, height, *canvas)), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "pixel"), [((52, 8), (24, 32), (19, 2)), ((8, 44), (24, 24), (2, 38))], ids=["column", "row"]
+)
+def test_single_pixel_on_the_edge_between_canvas_pixels_is_kept(
+    size: tuple[int, int], canvas: tuple[int, int], pixel: tuple[int, int]
+) -> None:
+    mask = np.zeros(size[::-1], bool)
+    mask[pixel[::-1]] = True
+    assert canvas_mask(mask, Window(0, 0, *size, *canvas)).any()
+
+
+def test_mask_of_an_unscaled_window_is_cut_out() -> None:
+    mask = np.random.default_rng(0).random((50, 70)) > 0.5
+    assert np.array_equal(canvas_mask(mask, Window(3, 5, 24, 16, 24, 16)), mask[5:21, 3:27])
+
+
+def test_pixels_of_an_unscaled_window_are_cut_out() -> None:
+    picture = random_pixels(70, 50)
+    canvas = canvas_pixels(picture, Window(3, 5, 24, 16, 24, 16))
+    assert np.array_equal(array(canvas), array(picture)[5:21, 3:27])
+
+
+def test_scaled_window_has_the_canvas_size() -> None:
+    assert canvas_pixels(random_pixels(70, 50), Window(0, 0, 70, 50, 24, 16)).size == (24, 16)
+
+
+def test_transparency_shows_white() -> None:
+    picture = Image.new("RGBA", (16, 16), (10, 20, 30, 0))
+    picture.putpixel((1, 2), (10, 20, 30, 255))
+    canvas = canvas_pixels(picture, Window(0, 0, 16, 16, 16, 16))
+    assert canvas.mode == "RGB"
+    assert canvas.getpixel((0, 0)) == (255, 255, 255)
+    assert canvas.getpixel((1, 2)) == (10, 20, 30)
+
+
+def test_tensors_keep_every_value() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = Image.fromarray(np.stack([values, values.T, 255 - values], axis=-1))
+    tensor = to_tensor(picture)
+    assert (tensor.shape, tensor.dtype) == ((1, 3, 16, 16), torch.float32)
+    assert (float(tensor.min()), float(tensor.max())) == (-1, 1)
+    assert float(tensor[0, 1, 3, 2]) == pytest.approx((2 * 16 + 3) / 127.5 - 1)
+    assert np.array_equal(array(to_picture(tensor)), array(picture))
+
+
+def test_values_beyond_the_range_are_clipped() -> None:
+    pixels = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0]).repeat(3, 1)[None, :, None]
+    assert array(to_picture(pixels))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+@settings(deadline=None, max_examples=50)
+@given(sparse_masks(), st.sampled_from(["RGB", "RGBA"]), st.integers(0, 4), st.booleans(), st.data())
+def test_pixels_outside_the_mask_stay(mask: Mask, mode: str, feather: int, scaled: bool, data: st.DataObject) -> None:
+    height, width = mask.shape
+    left, top, right, bottom = bounding_box(mask)
+    left, top = data.draw(st.integers(0, left)), data.draw(st.integers(0, top))
+    right, bottom = data.draw(st.integers(right, width)), data.draw(st.integers(bottom, height))
+    size = (right - left, bottom - top)
+    window = Window(left, top, *size, *((16, 24) if scaled else size))
+    picture = random_pixels(width, height, mode)
+    before = picture.tobytes()
+    edited = random_pixels(window.canvas_width, window.canvas_height, seed=1)
+    result = paste_back(picture, edited, mask, window, feather)
+    assert (result.mode, result.size) == (mode, picture.size)
+    assert picture.tobytes() == before
+    assert np.array_equal(array(result)[~mask], array(picture)[~mask])
+
+
+@settings(deadline=None, max_examples=25)
+@given(sparse_masks(), st.sampled_from(["RGB", "RGBA"]))
+def test_pixels_inside_the_mask_are_the_edits(mask: Mask, mode: str) -> None:
+    height, width = mask.shape
+    edited = random_pixels(width, height, seed=1)
+    result = paste_back(random_pixels(width, height, mode), edited, mask, Window(0, 0, width, height, width, height))
+    assert np.array_equal(array(result)[mask][:, :3], array(edited)[mask])
+    if mode == "RGBA":
+        assert (array(result)[mask][:, 3] == 255).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(sparse_masks(max_side=20), st.integers(0, 4))
+def test_feather_rises_from_the_border_inwards(mask: Mask, feather: int) -> None:
+    """Black to white: the weight of the edit is what comes out. Distance is counted in king's moves."""
+    height, width = mask.shape
+    window = Window(0, 0, width, height, width, height)
+    black, white = (Image.new("RGB", (width, height), colour) for colour in ("black", "white"))
+    weights = array(paste_back(black, white, mask, window, feather))[..., 0]
+    outside = np.argwhere(~mask)
+    for y, x in np.argwhere(mask).tolist():
+        distance = int(np.abs(outside - (y, x)).max(1).min()) if len(outside) else feather + 1
+        assert weights[y, x] == round(255 * min(distance, feather + 1) / (feather + 1))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("feather", [0, 9])
+@pytest.mark.parametrize("size", [(201, 333), (64, 64), (17, 130)])
+def test_odd_sizes_through_window_and_canvas(size: tuple[int, int], feather: int, mode: str) -> None:
+    picture = random_pixels(*size, mode)
+    mask = np.zeros(size[::-1], bool)
+    mask[9:30, 2:15] = True
+    window = choose_window(*size, bounding_box(mask), 8, 64)
+    edited = random_pixels(window.canvas_width, window.canvas_height, seed=1)
+    result = paste_back(picture, edited, mask, window, feather)
+    assert result.size == size
+    assert np.array_equal(array(result)[~mask], array(picture)[~mask])
+    assert (array(result)[mask] != array(picture)[mask]).any()

@@ -1,0 +1,224 @@
+"""Loading folders, whole and broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors.torch import load_file, save_file
+
+from instgenie.checkpoint import Checkpoint, ModelSettings, load_checkpoint
+from instgenie.errors import CheckpointError
+from instgenie.flow import FlowShift
+
+CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Load onto the CPU."""
+    return load_checkpoint(folder, dtype, CPU)
+
+
+@pytest.fixture
+def builtin_copy(tiny_builtin: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that may be broken."""
+    return Path(shutil.copytree(tiny_builtin, tmp_path / "model"))
+
+
+@pytest.fixture
+def flux_copy(tiny_flux_fill: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Flux Fill model that may be broken."""
+    return Path(shutil.copytree(tiny_flux_fill, tmp_path / "flux"))
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON object in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def flip_last_byte(path: Path) -> None:
+    """Change one weight, or the last character."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_kind_of_the_embedded_model(builtin_kind: Checkpoint) -> None:
+    assert builtin_kind.settings == ModelSettings("tiny-builtin", 4, 3.0, 64, 8)
+    assert (builtin_kind.takes_fill, builtin_kind.distilled) == (True, False)
+    assert (builtin_kind.codec.patch, builtin_kind.codec.pack, builtin_kind.codec.channels) == (8, 1, 8)
+    assert builtin_kind.shift == FlowShift(shift=1.0, dynamic=False)
+    assert (builtin_kind.forward.num_blocks, builtin_kind.forward.dtype) == (2, torch.float32)
+
+
+def test_kind_of_flux_fill(flux_fill_kind: Checkpoint) -> None:
+    assert flux_fill_kind.settings == ModelSettings("tiny-flux-fill", 4, 30.0, 16, 8)
+    assert (flux_fill_kind.takes_fill, flux_fill_kind.distilled) == (True, True)
+    assert (flux_fill_kind.codec.patch, flux_fill_kind.codec.pack, flux_fill_kind.codec.channels) == (16, 2, 16)
+    assert flux_fill_kind.shift == FlowShift(3.0, True, 256, 4096, 0.5, 1.15)
+
+
+def test_dtype_is_the_transformers(tiny_flux_fill: Path) -> None:
+    checkpoint = load(tiny_flux_fill, torch.bfloat16)
+    assert checkpoint.forward.dtype == torch.bfloat16
+    (prompt,) = checkpoint.prompts.encode(["x"])
+    assert prompt.states.dtype == torch.float32
+
+
+def test_transformer_without_fill_inputs(builtin_copy: Path) -> None:
+    transformer = FluxTransformer2DModel.from_pretrained(builtin_copy / "transformer", low_cpu_mem_usage=False)
+    FluxTransformer2DModel(**(dict(transformer.config) | {"in_channels": 8})).save_pretrained(
+        builtin_copy / "transformer"
+    )
+    assert not load(builtin_copy).takes_fill
+
+
+def test_wrong_number_of_channels(builtin_copy: Path) -> None:
+    transformer = FluxTransformer2DModel.from_pretrained(builtin_copy / "transformer", low_cpu_mem_usage=False)
+    FluxTransformer2DModel(**(dict(transformer.config) | {"in_channels": 12})).save_pretrained(
+        builtin_copy / "transformer"
+    )
+    with pytest.raises(CheckpointError, match=r"takes 12 channels.* 8 \(plain\) or 80 \(fill\)") as caught:
+        load(builtin_copy)
+    assert str(builtin_copy) in str(caught.value)
+
+
+def test_settings_file_is_optional(builtin_copy: Path) -> None:
+    (builtin_copy / "instgenie.json").unlink()
+    assert load(builtin_copy).settings == ModelSettings("model")
+
+
+BREAKS: dict[str, Callable[[Path], object]] = {
+    "no index": lambda folder: (folder / "model_index.json").unlink(),
+    "index is no JSON": lambda folder: (folder / "model_index.json").write_text("{"),
+    "index is a list": lambda folder: (folder / "model_index.json").write_text("[]"),
+    "index without vae": lambda folder: edit_json(folder / "model_index.json", lambda c: c.pop("vae")),
+    "index with a bare class": lambda folder: edit_json(folder / "model_index.json", lambda c: c.update(vae="X")),
+    "no transformer": lambda folder: shutil.rmtree(folder / "transformer"),
+    "no weights": lambda folder: (folder / "transformer" / WEIGHTS).unlink(),
+    "weights cut short": lambda folder: cut(folder / "transformer" / WEIGHTS),
+    "weights of no format": lambda folder: (folder / "vae" / WEIGHTS).write_bytes(b"weights"),
+    "a weight is missing": lambda folder: drop_weight(folder / "transformer" / WEIGHTS, "proj_out.weight"),
+    "an autoencoder weight is missing": lambda folder: drop_weight(folder / "vae" / WEIGHTS, "decoder.bias"),
+    "an encoder weight is missing": lambda folder: drop_weight(
+        folder / "text_encoder" / "model.safetensors", "embeddings.word_embeddings.weight"
+    ),
+    "weights of another shape": lambda folder: edit_json(
+        folder / "transformer" / "config.json", lambda c: c.update(num_attention_heads=4)
+    ),
+    "config is no JSON": lambda folder: (folder / "transformer" / "config.json").write_text("{"),
+    "no tokenizer": lambda folder: shutil.rmtree(folder / "tokenizer"),
+    "no text encoder": lambda folder: shutil.rmtree(folder / "text_encoder"),
+    "no scheduler": lambda folder: shutil.rmtree(folder / "scheduler"),
+    "scheduler is no JSON": lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("?"),
+    "no steps": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(steps=0)),
+    "unknown setting": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(stepps=3)),
+    "nameless": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.pop("name")),
+    "settings are a list": lambda folder: (folder / "instgenie.json").write_text("[]"),
+    "settings are bytes": lambda folder: (folder / "instgenie.json").write_bytes(b"\xff\xfe"),
+}
+
+
+def cut(path: Path) -> None:
+    """Keep the first half of a file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def drop_weight(path: Path, name: str) -> None:
+    """Leave one tensor out."""
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_broken_folder(builtin_copy: Path, what: str) -> None:
+    BREAKS[what](builtin_copy)
+    with pytest.raises(CheckpointError) as caught:
+        load(builtin_copy)
+    assert str(builtin_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer_2"])
+def test_flux_without_its_second_text_encoder(flux_copy: Path, part: str) -> None:
+    shutil.rmtree(flux_copy / part)
+    with pytest.raises(CheckpointError) as caught:
+        load(flux_copy)
+    assert str(flux_copy / part) in str(caught.value)
+
+
+def test_not_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "transformer", "scheduler"])
+def test_class_that_is_not_known(builtin_copy: Path, part: str) -> None:
+    edit_json(builtin_copy / "model_index.json", lambda c: c.update({part: ["somewhere", "Unheard2DModel"]}))
+    with pytest.raises(CheckpointError, match="'Unheard2DModel' is not known") as caught:
+        load(builtin_copy)
+    assert str(builtin_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option", [{"time_shift_type": "linear"}, {"use_karras_sigmas": True}, {"shift_terminal": 0.02}], ids=str
+)
+def test_schedule_that_is_not_known(builtin_copy: Path, option: dict[str, Any]) -> None:
+    edit_json(builtin_copy / "scheduler" / "scheduler_config.json", lambda c: c.update(option))
+    with pytest.raises(CheckpointError, match=next(iter(option))) as caught:
+        load(builtin_copy)
+    assert str(builtin_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 0}, {"steps": 2.5}, {"canvas_tokens": -1}, {"text_tokens": "8"}, {"guidance": "much"}],
+    ids=str,
+)
+def test_settings_outside_their_limits(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(CheckpointError, match=name):
+        ModelSettings("model", **settings)
+
+
+def test_revision_is_that_of_the_content(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
+    assert load(builtin_copy).revision == builtin_kind.revision
+    assert load(builtin_copy, torch.bfloat16).revision == builtin_kind.revision  # the dtype has its own entry in keys
+    edit_json(builtin_copy / "instgenie.json", lambda c: c.update(steps=7, guidance=2.0))  # so have these
+    assert load(builtin_copy).revision == builtin_kind.revision
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "transformer weight": lambda folder: flip_last_byte(folder / "transformer" / WEIGHTS),
+    "autoencoder weight": lambda folder: flip_last_byte(folder / "vae" / WEIGHTS),
+    "encoder weight": lambda folder: flip_last_byte(folder / "text_encoder" / "model.safetensors"),
+    "schedule": lambda folder: edit_json(folder / "scheduler" / "scheduler_config.json", lambda c: c.update(shift=2.0)),
+    "tokenizer": lambda folder: edit_json(
+        folder / "tokenizer" / "tokenizer.json", lambda c: c["model"]["vocab"].update(a=9, b=8)
+    ),
+    "number of text tokens": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(text_tokens=5)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_changes_an_activation_changes_the_revision(
+    builtin_copy: Path, builtin_kind: Checkpoint, what: str
+) -> None:
+    CHANGES[what](builtin_copy)
+    assert load(builtin_copy).revision != builtin_kind.revision
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2/model.safetensors", "vae/" + WEIGHTS])
+def test_flux_weights_change_the_revision(flux_copy: Path, flux_fill_kind: Checkpoint, part: str) -> None:
+    flip_last_byte(flux_copy / part)
+    assert load(flux_copy).revision != flux_fill_kind.revision
