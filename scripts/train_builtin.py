@@ -24,7 +24,7 @@ from builtin_recipe.training import Recipe, Trainer
 from instgenie.text import BertPromptEncoder
 
 PRESETS = {
-    "cpu": (Recipe(), 95.0),
+    "cpu": (Recipe(), 110.0),
     "smoke": (Recipe(double_blocks=1, single_blocks=1, heads=1, batch=2, small_size=64, large_size=96), 0.15),
 }
 
