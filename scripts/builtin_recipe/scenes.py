@@ -163,7 +163,7 @@ def brush_mask(size: int, rng: np.random.Generator) -> Pixels:
 def make_scene(
     concept: Concept, size: int, pictures: Mapping[str, Image.Image], rng: np.random.Generator, words: random.Random
 ) -> Scene:
-    """One case of `size` x `size` pixels; objects span 36...120 pixels whatever the size of the scene."""
+    """One case of `size` x `size` pixels; objects span 36...122 pixels whatever the size of the scene."""
     behind = background(size, rng)
     side = int(min(rng.uniform(36, 122), size))
     left, top = (int(v) for v in rng.integers(0, size - side + 1, 2))
