@@ -53,7 +53,7 @@ def main() -> None:
     pictures = load_atlas()
     nothing, shapes = options.cases // 12, options.cases // 6
     pictured = options.cases - nothing - shapes
-    # A case of every second concept shows more of them than the first half of the list would.
+    # Every second concept of the list, some of them twice: the others are not shown.
     cases = held_out_cases("pictured", 2 * pictured, options.size, pictures)[1::2]
     cases += held_out_cases("shape", shapes, options.size, pictures)
     cases += held_out_cases("nothing", nothing, options.size, pictures)
