@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from instgenie.conditioning import image_ids
 from instgenie.models.flux import FluxForward
-from instgenie.models.segment import ContextSource, Recorder, Segment
+from instgenie.models.segment import ContextSource, Segment
 from instgenie.text import Prompt
-from instgenie.token_index import TokenIndex, all_tokens
+from instgenie.token_index import TokenIndex
 from instgenie.trajectory import Trajectory
 
 
@@ -41,7 +42,7 @@ class Guidance:
 
 @dataclass(slots=True, eq=False)
 class EditState:
-    """What an edit carries from step to step.
+    """What an edit carries from step to step; its tensors are on the model's device.
 
     Attributes:
         index: the edit's tokens.
@@ -49,6 +50,7 @@ class EditState:
         condition: [L, K] fill-conditioning channels, or None for models without.
         latents: [L, C] float32; only editable tokens differ from the trajectory.
         sigmas: noise levels of the remaining schedule, `step` of them done.
+        ids: [L, 3] position ids of all tokens.
         first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
     """
 
@@ -58,6 +60,7 @@ class EditState:
     guidance: Guidance
     sigmas: tuple[float, ...]
     latents: Tensor
+    ids: Tensor
     first_step: int = 0
     step: int = 0
 
@@ -81,38 +84,28 @@ def start_edit(
     sigmas: tuple[float, ...],
     first_step: int = 0,
 ) -> EditState:
-    """An edit at its first noise level.
+    """An edit at its first noise level; all tensors are on the model's device.
 
     Args:
         template: the template's trajectory, which context tokens follow.
         noise: [L, C] the edit's own noise, used on editable tokens.
     """
     trajectory = Trajectory(template.clean, torch.where(index.editable[:, None], noise, template.noise))
-    return EditState(index, trajectory, condition, guidance, sigmas, trajectory.at(sigmas[0]), first_step)
+    ids = image_ids(index.grid, noise.device)
+    return EditState(index, trajectory, condition, guidance, sigmas, trajectory.at(sigmas[0]), ids, first_step)
 
 
-def edit_segments(
-    state: EditState, index: TokenIndex, context: ContextSource | None, recorder: Recorder | None = None
-) -> list[Segment]:
-    """The passes that the edit's next step needs: one per prompt of its guidance; the last one is recorded."""
+def edit_segments(state: EditState, index: TokenIndex, context: ContextSource | None) -> list[Segment]:
+    """The passes that the edit's next step needs: one per prompt of its guidance."""
     positions = index.active_positions
-    tokens = state.latents if state.condition is None else torch.cat([state.latents, state.condition], dim=-1)
-    tokens, ids = tokens.index_select(0, positions), image_ids(index.grid).index_select(0, positions)
+    tokens = state.latents.index_select(0, positions)
+    if state.condition is not None:
+        tokens = torch.cat([tokens, state.condition.index_select(0, positions)], dim=-1)
+    ids = state.ids.index_select(0, positions)
     guidance = state.guidance
-    prompts = guidance.prompts
-    return [
-        Segment(
-            tokens,
-            ids,
-            prompt.states,
-            prompt.pooled,
-            state.sigmas[state.step],
-            guidance.scale if guidance.distilled else None,
-            context,
-            recorder if prompt is prompts[-1] else None,
-        )
-        for prompt in prompts
-    ]
+    scale = guidance.scale if guidance.distilled else None
+    sigma = state.sigmas[state.step]
+    return [Segment(tokens, ids, p.states, p.pooled, sigma, scale, context) for p in guidance.prompts]
 
 
 def advance(model: FluxForward, states: Sequence[EditState], contexts: Sequence[ContextSource | None]) -> None:
@@ -124,23 +117,21 @@ def advance(model: FluxForward, states: Sequence[EditState], contexts: Sequence[
     segments: list[Segment] = []
     indexes = []
     for state, context in zip(states, contexts, strict=True):
-        index = state.index if context is not None else all_tokens(state.index)
+        index = state.index if context is not None else state.index.all_active
         indexes.append(index)
         segments += edit_segments(state, index, context)
-    velocities = model(segments)
+    velocities = iter(model(segments))
     for state, index in zip(states, indexes, strict=True):
-        count = len(state.guidance.prompts)
-        velocity = state.guidance.combine([v.cpu() for v in velocities[:count]])
-        del velocities[:count]
-        _update(state, index, velocity)
+        own = list(islice(velocities, len(state.guidance.prompts)))
+        _update(state, index, state.guidance.combine(own))
 
 
 def _update(state: EditState, index: TokenIndex, velocity: Tensor) -> None:
     """One Euler step on the editable tokens; the others go on along the trajectory."""
     sigma, following = state.sigmas[state.step], state.sigmas[state.step + 1]
     moved = state.trajectory.at(following)
-    kept = index.editable[index.active_positions]
-    positions = index.active_positions[kept]
-    moved[positions] = state.latents[positions] + (following - sigma) * velocity[kept]
+    positions = index.editable_positions
+    change = velocity.index_select(0, index.editable_among_active)
+    moved[positions] = state.latents[positions] + (following - sigma) * change
     state.latents = moved
     state.step += 1

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from instgenie.autoencoder import LatentCodec
 from instgenie.canvas import canvas_mask, canvas_pixels, paste_back, to_picture, to_tensor
 from instgenie.checkpoint import Checkpoint
 from instgenie.conditioning import mask_pixels
@@ -19,14 +18,14 @@ from instgenie.content_cache import ContentCache
 from instgenie.edit_state import EditState, Guidance, advance, start_edit
 from instgenie.flow import flow_sigmas
 from instgenie.mask import bounding_box
-from instgenie.records import CODEC, StepContext, dtype_name
+from instgenie.records import CODEC_VERSION, StepContext, dtype_name
 from instgenie.request import EditRequest, EditResult, EditTimings
 from instgenie.template import Template, record_template
 from instgenie.text import Prompt
 from instgenie.token_index import TokenIndex, token_index
 from instgenie.trajectory import Trajectory, seeded_noise
 from instgenie.window import Window, choose_window
-from instgenie_cache import CacheError, RecordStore, content_digest, template_key
+from instgenie_cache import CacheError, RecordFormatError, RecordStore, TemplateLease, content_digest, template_key
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +53,16 @@ class Editor:
         with _phase(timings, "encode_ms"):
             window = self.window(request)
             state, template = self._prepare(request, window)
-        timings.tokens_active = state.index.num_active if request.cached else state.index.num_tokens
         timings.tokens_total = state.index.num_tokens
-        if request.cached:
-            timings.cache = "hit" if self._is_recorded(template) else "cold"
-        if timings.cache == "cold":
-            with _phase(timings, "record_ms"):
-                self._record(template)
-        with _phase(timings, "denoise_ms"):
-            while not state.done:
-                started = time.perf_counter()
-                context = self._context(template, state) if request.cached else None
-                timings.dense_steps += context is None
-                advance(self.checkpoint.forward, [state], [context])
-                timings.step_ms.append(1000 * (time.perf_counter() - started))
+        is_cached = request.cached and state.index.num_active < state.index.num_tokens
+        with self._open(template, timings) if is_cached else nullcontext() as lease:
+            timings.tokens_active = state.index.num_tokens if lease is None else state.index.num_active
+            with _phase(timings, "denoise_ms"):
+                is_damaged = self._denoise(state, template, lease, timings)
+        if lease is not None and timings.dense_steps:
+            timings.cache = "partial"
+        if is_damaged:
+            self._delete(template)  # the next edit records it anew
         with _phase(timings, "decode_ms"):
             edited = to_picture(self.checkpoint.codec.decode(state.latents[None], state.index.grid).cpu())
             picture = paste_back(request.picture, edited, request.mask, window, request.feather)
@@ -83,33 +78,79 @@ class Editor:
         box = bounding_box(request.mask)
         return choose_window(*size, box, self.checkpoint.codec.patch, self.checkpoint.settings.canvas_tokens)
 
+    def pays_alone(self, request: EditRequest) -> bool:
+        """Whether recording the template for this one edit computes fewer tokens than the dense edit.
+
+        The template lane is one pass over all tokens a step, an edit has a pass for each prompt of its guidance. So
+        it never pays for a model that has its guidance distilled.
+        """
+        index = token_index(self._mask(request, self.window(request)), self.checkpoint.codec.patch, request.halo)
+        passes = len(self._guidance(request).prompts)
+        return index.num_tokens + passes * index.num_active < passes * index.num_tokens
+
+    def _open(self, template: Template, timings: EditTimings) -> AbstractContextManager[TemplateLease | None]:
+        """A lease of the template, recorded first if need be; of nothing where the cache does not have it then."""
+        lease = self._lease(template)
+        timings.cache = "hit"
+        if lease is None:
+            with _phase(timings, "record_ms"):
+                lease = self._lease(template) if self._record(template) else None
+            timings.cache = "refused" if lease is None else "cold"
+        return nullcontext() if lease is None else lease
+
+    def _denoise(self, state: EditState, template: Template, lease: TemplateLease | None, timings: EditTimings) -> bool:
+        """Take all steps, densely those that the lease does not serve; whether it lacks records."""
+        forward, is_damaged = self.checkpoint.forward, False
+        while not state.done:
+            started = time.perf_counter()
+            context = None
+            if lease is not None:
+                try:
+                    context = StepContext.open(
+                        lease, state.record_step, template.form(forward), state.index.context_positions
+                    )
+                    is_damaged |= context is None
+                except CacheError as error:
+                    step, key = state.record_step, template.key
+                    log.warning("step %d of template %s is computed densely: %s", step, key, error)
+                    is_damaged |= isinstance(error, RecordFormatError)
+            timings.dense_steps += context is None
+            advance(forward, [state], [context])
+            timings.step_ms.append(1000 * (time.perf_counter() - started))
+        return is_damaged
+
     def _prepare(self, request: EditRequest, window: Window) -> tuple[EditState, Template]:
         """Everything of an edit that comes before its first step."""
         model = self.checkpoint
-        mask = torch.from_numpy(canvas_mask(request.mask, window))
+        device = model.forward.device
+        mask = self._mask(request, window)
         index = token_index(mask, model.codec.patch, request.halo)
-        pixels = canvas_pixels(request.picture, window)
-        clean = self._encode(pixels.tobytes(), to_tensor(pixels))
-        template = self._template(request, pixels.tobytes(), clean, index)
+        canvas = canvas_pixels(request.picture, window)
+        content, pixels = canvas.tobytes(), to_tensor(canvas)
+        clean = self._encode(content, pixels)
+        template = self._template(request, content, clean, index)
         steps = model.settings.steps if request.steps is None else request.steps
         sigmas = flow_sigmas(steps, model.shift, index.num_tokens, request.strength)
         state = start_edit(
-            index,
+            index.to(device),
             template.trajectory,
-            seeded_noise(tuple(clean.shape), request.seed),
-            self._condition(pixels.tobytes(), to_tensor(pixels), mask),
+            seeded_noise(tuple(clean.shape), request.seed).to(device),
+            self._condition(content, pixels, mask),
             self._guidance(request),
             sigmas,
-            first_step=len(template.sigmas) - len(sigmas),
+            first_step=template.steps + 1 - len(sigmas),
         )
         return state, template
+
+    def _mask(self, request: EditRequest, window: Window) -> Tensor:
+        """[H, W] bool on the canvas."""
+        return torch.from_numpy(canvas_mask(request.mask, window))
 
     def _template(self, request: EditRequest, pixels: bytes, clean: Tensor, index: TokenIndex) -> Template:
         model = self.checkpoint
         steps = model.settings.steps if request.steps is None else request.steps
         guidance = self._scale(request) if model.distilled else None
         settings: dict[str, str | int | float | bool | None] = {
-            "model": model.settings.name,
             "revision": model.revision,
             "dtype": dtype_name(model.forward.dtype),
             "rows": index.grid[0],
@@ -118,53 +159,47 @@ class Editor:
             "seed": request.template_seed,
             "prompt": request.template_prompt,
             "guidance": guidance,
-            "codec": CODEC,
+            "codec": CODEC_VERSION,
         }
         nothing = torch.zeros(index.grid[0] * model.codec.patch, index.grid[1] * model.codec.patch, dtype=torch.bool)
         condition = None
         if model.takes_fill:
-            condition = torch.cat([clean, _mask_channels(nothing, model.codec)], dim=-1)
+            condition = torch.cat([clean, self._mask_channels(nothing)], dim=-1)
         return Template(
             template_key(pixels, settings),
             index.grid,
-            Trajectory(clean, seeded_noise(tuple(clean.shape), request.template_seed)),
+            Trajectory(clean, seeded_noise(tuple(clean.shape), request.template_seed).to(clean.device)),
             condition,
             self._prompt(request.template_prompt),
             guidance,
             flow_sigmas(steps, model.shift, index.num_tokens),
         )
 
-    def _is_recorded(self, template: Template) -> bool:
+    def _lease(self, template: Template) -> TemplateLease | None:
         try:
-            return self.store.holds(template.key)
+            return self.store.lease(template.key)
         except CacheError as error:
             log.warning("template %s cannot be looked up: %s", template.key, error)
-            return False
+            return None
 
-    def _record(self, template: Template) -> None:
+    def _record(self, template: Template) -> bool:
         try:
             record_template(self.checkpoint.forward, template, self.store)
         except CacheError as error:
             log.warning("template %s is not cached: %s", template.key, error)
-            with suppress(CacheError):  # what the store cannot drop either, it sweeps: it was never committed
-                self.store.delete(template.key)
+            return False
+        return True
 
-    def _context(self, template: Template, state: EditState) -> StepContext | None:
-        forward = self.checkpoint.forward
-        positions = state.index.context_positions
-        try:
-            return StepContext.open(
-                self.store, template.key, state.record_step, forward.num_blocks, positions, forward.device
-            )
-        except CacheError as error:
-            log.warning("step %d of template %s is computed densely: %s", state.record_step, template.key, error)
-            return None
+    def _delete(self, template: Template) -> None:
+        log.warning("template %s lacks records and is dropped", template.key)
+        with suppress(CacheError):
+            self.store.delete(template.key)
 
     def _encode(self, content: bytes, pixels: Tensor) -> Tensor:
-        """[L, C] tokens of a canvas, by content."""
+        """[L, C] tokens of a canvas on the model's device, by content."""
 
         def encode() -> Tensor:
-            return self.checkpoint.codec.encode(pixels)[0].cpu()
+            return self.checkpoint.codec.encode(pixels)[0].to(self.checkpoint.forward.device)
 
         return self._latents.get_or_make(content_digest(content, repr(tuple(pixels.shape)).encode()), encode)
 
@@ -173,27 +208,31 @@ class Editor:
         if not self.checkpoint.takes_fill:
             return None
         masked = self._encode(content_digest(content, mask.numpy().tobytes()).encode(), pixels * ~mask)
-        return torch.cat([masked, _mask_channels(mask, self.checkpoint.codec)], dim=-1)
+        return torch.cat([masked, self._mask_channels(mask)], dim=-1)
+
+    def _mask_channels(self, mask: Tensor) -> Tensor:
+        """[H, W] bool -> [L, patch * patch] float32 on the model's device."""
+        codec = self.checkpoint.codec
+        return mask_pixels(mask.float()[None, None], codec.patch, codec.pack)[0].to(self.checkpoint.forward.device)
 
     def _scale(self, request: EditRequest) -> float:
         scale = self.checkpoint.settings.guidance if request.guidance is None else request.guidance
         return float(scale)  # 30 and 30.0 are one template
 
     def _guidance(self, request: EditRequest) -> Guidance:
-        scale, prompt = self._scale(request), self._prompt(request.prompt)
-        if self.checkpoint.distilled or scale == 1:
-            return Guidance((prompt,), scale, self.checkpoint.distilled)
-        return Guidance((prompt, self._prompt("")), scale, False)
+        scale = self._scale(request)
+        if self.checkpoint.distilled:
+            return Guidance((self._prompt(request.prompt),), scale, True)
+        if scale == 1 or not request.prompt:  # both branches would be the same
+            return Guidance((self._prompt(request.prompt),), 1.0, False)
+        if scale == 0:
+            return Guidance((self._prompt(""),), 1.0, False)
+        return Guidance((self._prompt(request.prompt), self._prompt("")), scale, False)
 
     def _prompt(self, text: str) -> Prompt:
         return self._prompts.get_or_make(
             content_digest(text.encode()), lambda: self.checkpoint.prompts.encode([text])[0]
         )
-
-
-def _mask_channels(mask: Tensor, codec: LatentCodec) -> Tensor:
-    """[H, W] bool -> [L, patch * patch] float32."""
-    return mask_pixels(mask.float()[None, None], codec.patch, codec.pack)[0]
 
 
 @contextmanager

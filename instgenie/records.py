@@ -4,20 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from instgenie.models.segment import KeyValue
-from instgenie_cache import Record, RecordFormatError, RecordKey, RecordStore
+from instgenie_cache import FORMAT_VERSION, Record, RecordFormatError, TemplateLease, TemplateSize, TemplateWriter
 
 CODEC = "raw"
+# What a template's key says of its records: records of another codec or layout are other records.
+CODEC_VERSION = f"{CODEC}/{FORMAT_VERSION}"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """The name that records and keys use: `float32`, `bfloat16` ..."""
     return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordForm:
+    """What one model's records of one template look like: K and V of L tokens, H heads and D channels, per block."""
+
+    dtype: torch.dtype
+    tokens: int
+    heads: int
+    head_dim: int
+    blocks: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(2, L, H, D)."""
+        return 2, self.tokens, self.heads, self.head_dim
+
+    @property
+    def record_bytes(self) -> int:
+        """Payload of one record."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def size(self, steps: int) -> TemplateSize:
+        """What a template of so many steps takes."""
+        return TemplateSize(steps, self.blocks, steps * self.blocks * self.record_bytes)
+
+    def check(self, record: Record) -> None:
+        """Raise `RecordFormatError` where the record is not of this form."""
+        found, expected = (record.codec, record.dtype, record.shape), (CODEC, dtype_name(self.dtype), self.shape)
+        if found != expected:
+            raise RecordFormatError(f"expected codec, dtype and shape {expected}, got {found}")
+        if record.num_bytes != self.record_bytes:
+            raise RecordFormatError(f"a record of {self.shape} takes {self.record_bytes} bytes, got {record.num_bytes}")
 
 
 def to_record(kv: KeyValue) -> Record:
@@ -27,70 +63,53 @@ def to_record(kv: KeyValue) -> Record:
 
 
 def from_record(record: Record, device: torch.device) -> KeyValue:
-    """K and V [L, H, D] of a record; on the CPU they share a writable payload's memory.
-
-    Raises:
-        RecordFormatError: the record is of a codec, dtype or shape that is not K and V.
-    """
-    _check_key_value(record)
+    """K and V [L, H, D] of a record whose form was checked; on the CPU they share a writable payload's memory."""
     payload = bytearray(record.payload) if record.payload.readonly else record.payload
     both = torch.frombuffer(payload, dtype=_DTYPES[record.dtype]).view(record.shape).to(device)
     return KeyValue(both[0], both[1])
 
 
-def _check_key_value(record: Record) -> None:
-    is_known = record.codec == CODEC and record.dtype in _DTYPES
-    if not is_known or len(record.shape) != 4 or record.shape[0] != 2 or min(record.shape) < 1:
-        raise RecordFormatError(f"no K/V record: codec {record.codec!r}, dtype {record.dtype!r}, shape {record.shape}")
-    expected_bytes = math.prod(record.shape) * _DTYPES[record.dtype].itemsize
-    if record.num_bytes != expected_bytes:
-        raise RecordFormatError(
-            f"shape {record.shape} of {record.dtype} takes {expected_bytes} bytes, got {record.num_bytes}"
-        )
-
-
 class StepRecorder:
     """Puts one template step's K and V into a store, block by block."""
 
-    def __init__(self, store: RecordStore, template: str, step: int) -> None:
-        self._store, self._template, self._step = store, template, step
+    def __init__(self, writer: TemplateWriter, step: int) -> None:
+        self._writer, self._step = writer, step
 
     def record(self, block: int, kv: KeyValue) -> None:
         """See `Recorder`."""
-        self._store.put(RecordKey(self._template, self._step, block), to_record(kv))
+        self._writer.put(self._step, block, to_record(kv))
 
 
 class StepContext:
     """Context K and V of one edit at one step, from the template's records."""
 
-    def __init__(self, records: Sequence[Record], positions: Tensor, device: torch.device) -> None:
-        self._records, self._positions, self._device = records, positions, device
+    def __init__(self, records: Sequence[Record], positions: Tensor) -> None:
+        self._records, self._positions = records, positions
         self._last: tuple[int, KeyValue] | None = None
 
     @classmethod
-    def open(
-        cls, store: RecordStore, template: str, step: int, num_blocks: int, positions: Tensor, device: torch.device
-    ) -> StepContext | None:
-        """The context of a step, or None where any block's record is missing.
+    def open(cls, lease: TemplateLease, step: int, form: RecordForm, positions: Tensor) -> StepContext | None:
+        """The context of a step, or None where a block's record is lost.
 
         Args:
-            positions: [U] the edit's context tokens in raster order.
+            positions: [U] the edit's context tokens in raster order, on the model's device.
         Raises:
-            RecordFormatError: a record is not K and V.
+            RecordFormatError: the records are not of this form.
+            CacheError: the store cannot be read.
         """
-        records = []
-        for block in range(num_blocks):
-            record = store.get(RecordKey(template, step, block))
-            if record is None:
-                return None
-            _check_key_value(record)
-            records.append(record)
-        return cls(records, positions.to(device), device)
+        records = lease.step(step)
+        if records is None:
+            return None
+        if len(records) != form.blocks:
+            raise RecordFormatError(f"step {step} has records of {len(records)} blocks, the model has {form.blocks}")
+        for record in records:
+            form.check(record)
+        return cls(records, positions)
 
     def context(self, block: int) -> KeyValue:
         """See `ContextSource`. Both guidance branches of an edit ask for the same block in a row: gathered once."""
         if self._last is None or self._last[0] != block:
-            whole = from_record(self._records[block], self._device)
+            whole = from_record(self._records[block], self._positions.device)
             gathered = KeyValue(
                 whole.key.index_select(0, self._positions), whole.value.index_select(0, self._positions)
             )

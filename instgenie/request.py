@@ -7,10 +7,11 @@ from typing import Literal
 
 from PIL import Image
 
-from instgenie.errors import MaskError, ParameterError
+from instgenie.errors import MaskError, ParameterError, PictureError
 from instgenie.flow import MAX_STEPS
 from instgenie.mask import Mask
 
+PICTURE_MODES = ("RGB", "RGBA")
 MAX_PROMPT_CHARS = 32_000
 MAX_HALO_TOKENS = 64
 MAX_FEATHER_PIXELS = 256
@@ -34,8 +35,9 @@ class EditRequest:
         cached: compute masked tokens with the template's records; False computes all tokens (dense).
 
     Raises:
+        PictureError: a picture that is neither RGB nor RGBA.
+        MaskError: a mask that is not [H, W] of bool, of another size than the picture, or selects nothing.
         ParameterError: a value outside its limits; the message names both.
-        MaskError: the mask selects nothing.
     """
 
     picture: Image.Image
@@ -52,36 +54,57 @@ class EditRequest:
     cached: bool = True
 
     def __post_init__(self) -> None:
+        if self.picture.mode not in PICTURE_MODES:
+            raise PictureError("picture", f"mode {self.picture.mode!r} is not one of {', '.join(PICTURE_MODES)}")
+        if self.mask.dtype != bool or self.mask.ndim != 2:
+            raise MaskError("mask", f"must be [H, W] of bool, got shape {self.mask.shape} of {self.mask.dtype}")
         if self.mask.shape != (self.picture.height, self.picture.width):
             theirs, ours = self.mask.shape[::-1], self.picture.size
-            raise ParameterError("mask", f"{theirs[0]}x{theirs[1]} pixels, the picture has {ours[0]}x{ours[1]}")
+            raise MaskError("mask", f"{theirs[0]}x{theirs[1]} pixels, the picture has {ours[0]}x{ours[1]}")
         if not self.mask.any():
             raise MaskError("mask", "is empty: it selects no pixel")
-        for name, text in (("prompt", self.prompt), ("template_prompt", self.template_prompt)):
-            if len(text) > MAX_PROMPT_CHARS:
-                raise ParameterError(name, f"{len(text)} characters are more than {MAX_PROMPT_CHARS}")
+        _check_text("prompt", self.prompt)
+        _check_text("template_prompt", self.template_prompt)
         if self.steps is not None:
-            _check_range("steps", self.steps, 1, MAX_STEPS)
+            _check_whole("steps", self.steps, 1, MAX_STEPS)
         if not 0 < self.strength <= 1:
             raise ParameterError("strength", f"{self.strength} is not in 0 < strength <= 1")
-        _check_range("seed", self.seed, 0, MAX_SEED)
-        _check_range("template_seed", self.template_seed, 0, MAX_SEED)
-        _check_range("halo", self.halo, 0, MAX_HALO_TOKENS)
-        _check_range("feather", self.feather, 0, MAX_FEATHER_PIXELS)
-        if self.guidance is not None:
-            _check_range("guidance", self.guidance, 0.0, MAX_GUIDANCE)
+        _check_whole("seed", self.seed, 0, MAX_SEED)
+        _check_whole("template_seed", self.template_seed, 0, MAX_SEED)
+        _check_whole("halo", self.halo, 0, MAX_HALO_TOKENS)
+        _check_whole("feather", self.feather, 0, MAX_FEATHER_PIXELS)
+        if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
+            raise ParameterError("guidance", f"{self.guidance} is not in 0..{MAX_GUIDANCE:g}")
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
+def _check_text(name: str, text: str) -> None:
+    if len(text) > MAX_PROMPT_CHARS:
+        raise ParameterError(name, f"{len(text)} characters are more than {MAX_PROMPT_CHARS}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ParameterError(name, f"character {error.start} is half of a surrogate pair, not text") from error
+
+
+def _check_whole(name: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int:
+        raise ParameterError(name, f"{value!r} is not a whole number")
     if not low <= value <= high:
         raise ParameterError(name, f"{value} is not in {low}..{high}")
 
 
 @dataclass(slots=True)
 class EditTimings:
-    """Where the time of one edit went, in milliseconds, and what it computed."""
+    """Where the time of one edit went, in milliseconds, and what it computed.
 
-    cache: Literal["hit", "cold", "off"] = "off"
+    Attributes:
+        cache: hit: the template's records were there. cold: this edit made them. partial: some were lost or could
+            not be read, `dense_steps` says for how many steps. refused: the cache did not take the template, so all
+            steps were dense. off: a dense edit, asked for or because the mask and its halo cover everything.
+        tokens_active: tokens computed at a step that the cache served, else all of them.
+    """
+
+    cache: Literal["hit", "cold", "partial", "refused", "off"] = "off"
     encode_ms: float = 0.0
     record_ms: float = 0.0
     denoise_ms: float = 0.0

@@ -10,7 +10,7 @@ from torch import Tensor
 from instgenie.conditioning import image_ids
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
-from instgenie.records import StepRecorder
+from instgenie.records import RecordForm, StepRecorder
 from instgenie.text import Prompt
 from instgenie.trajectory import Trajectory
 from instgenie_cache import RecordStore
@@ -36,25 +36,28 @@ class Template:
     guidance: float | None
     sigmas: tuple[float, ...]
 
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the full schedule."""
+        return len(self.sigmas) - 1
 
-def record_template(model: FluxForward, template: Template, store: RecordStore, steps_per_forward: int = 1) -> None:
+    def form(self, model: FluxForward) -> RecordForm:
+        """What the model's records of this template look like."""
+        return RecordForm(model.dtype, self.grid[0] * self.grid[1], model.num_heads, model.head_dim, model.num_blocks)
+
+
+def record_template(model: FluxForward, template: Template, store: RecordStore) -> None:
     """Run the template lane and commit its records.
 
-    The lane's steps do not depend on each other: `steps_per_forward` of them share one packed forward.
-
     Raises:
-        CacheError: the store refused a record; nothing of the template stays in it.
+        CacheError: the store refused the template, before anything was computed, or a record of it; nothing of the
+            template stays in it.
     """
-    ids = image_ids(template.grid)
-    levels = list(enumerate(template.sigmas[:-1]))
-    for start in range(0, len(levels), steps_per_forward):
-        segments = []
-        for step, sigma in levels[start : start + steps_per_forward]:
+    ids = image_ids(template.grid, model.device)
+    with store.create(template.key, template.form(model).size(template.steps)) as writer:
+        for step, sigma in enumerate(template.sigmas[:-1]):
             latents = template.trajectory.at(sigma)
             tokens = latents if template.condition is None else torch.cat([latents, template.condition], dim=-1)
-            prompt, recorder = template.prompt, StepRecorder(store, template.key, step)
-            segments.append(
-                Segment(tokens, ids, prompt.states, prompt.pooled, sigma, template.guidance, recorder=recorder)
-            )
-        model(segments)
-    store.commit(template.key)
+            prompt, recorder = template.prompt, StepRecorder(writer, step)
+            model([Segment(tokens, ids, prompt.states, prompt.pooled, sigma, template.guidance, recorder=recorder)])
+        writer.commit()

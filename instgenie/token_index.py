@@ -12,7 +12,7 @@ from torch.nn import functional
 from instgenie.errors import MaskError, ShapeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenIndex:
     """Positions of an edit's tokens in the packed latent grid, in raster order.
 
@@ -42,9 +42,28 @@ class TokenIndex:
         return self.active.nonzero()[:, 0]
 
     @cached_property
+    def editable_positions(self) -> Tensor:
+        """[E] int64, positions of the editable tokens."""
+        return self.editable.nonzero()[:, 0]
+
+    @cached_property
+    def editable_among_active(self) -> Tensor:
+        """[E] int64, where the editable tokens are among the active ones."""
+        return self.editable[self.active_positions].nonzero()[:, 0]
+
+    @cached_property
     def context_positions(self) -> Tensor:
         """[L - M] int64, positions of the tokens whose K and V come from the record."""
         return (~self.active).nonzero()[:, 0]
+
+    @cached_property
+    def all_active(self) -> TokenIndex:
+        """The same edit with every token computed: the dense path."""
+        return TokenIndex(self.grid, self.editable, torch.ones_like(self.active))
+
+    def to(self, device: torch.device) -> TokenIndex:
+        """The same index with its tensors on the device."""
+        return TokenIndex(self.grid, self.editable.to(device), self.active.to(device))
 
 
 def token_index(mask: Tensor, patch: int, halo: int) -> TokenIndex:
@@ -67,8 +86,3 @@ def token_index(mask: Tensor, patch: int, halo: int) -> TokenIndex:
     active = functional.max_pool2d(editable, 2 * halo + 1, stride=1, padding=halo) if halo else editable
     grid = (height // patch, width // patch)
     return TokenIndex(grid, editable.flatten() > 0, active.flatten() > 0)
-
-
-def all_tokens(index: TokenIndex) -> TokenIndex:
-    """The same edit with every token computed: the dense path."""
-    return TokenIndex(index.grid, index.editable, torch.ones_like(index.active))

@@ -1,9 +1,10 @@
 """Errors of the activation cache.
 
 CacheError
- +- RecordFormatError   the bytes are no record, or one of another version
- |   +- ChecksumError   the record's payload is not what was written
- +- StoreFullError      a put was refused: the byte budget is used up
+ +- RecordFormatError          the bytes are no record, or one of another version or kind
+ |   +- ChecksumError          the record's payload is not what was written
+ +- StoreFullError             a write was refused: the byte budget is used up
+ +- IncompleteTemplateError    a commit was refused: announced records are not there
 
 A record that is not there is no error: reads return None.
 """
@@ -22,4 +23,8 @@ class ChecksumError(RecordFormatError):
 
 
 class StoreFullError(CacheError):
-    """A put that does not fit the byte budget."""
+    """A template or record that does not fit the byte budget."""
+
+
+class IncompleteTemplateError(CacheError):
+    """A template that lacks records."""

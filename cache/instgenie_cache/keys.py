@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgpack
 import xxhash
@@ -29,11 +28,3 @@ def template_key(image: bytes | memoryview, settings: Mapping[str, str | int | f
         32 hex digits (xxh3-128).
     """
     return content_digest(image, msgpack.packb(sorted(settings.items())))
-
-
-class RecordKey(NamedTuple):
-    """One record: the K and V of a template at one denoising step in one block."""
-
-    template: str
-    step: int
-    block: int

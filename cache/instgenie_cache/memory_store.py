@@ -4,69 +4,66 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
 
-from instgenie_cache.errors import StoreFullError
-from instgenie_cache.keys import RecordKey
+from instgenie_cache.errors import CacheError, IncompleteTemplateError, StoreFullError
 from instgenie_cache.record import Record
-from instgenie_cache.store import StoreStats
+from instgenie_cache.store import StoreStats, TemplateLease, TemplateSize, TemplateWriter
 
-_Records = dict[tuple[int, int], Record]
+
+@dataclass(slots=True, eq=False)
+class _Template:
+    """A committed template and how many read it."""
+
+    size: TemplateSize
+    records: dict[tuple[int, int], Record]
+    num_bytes: int
+    leases: int = 0
 
 
 class MemoryStore:
-    """A `RecordStore` in ordinary memory, whole templates at a time, within a byte budget."""
+    """A `RecordStore` in ordinary memory, whole templates at a time, within a byte budget.
+
+    Announced bytes are set aside at once, so a writer that was let in will not be refused for want of room; templates
+    are evicted only as records arrive. A template under lease is not evicted. One that is deleted under lease stays
+    in memory, outside the budget, until its readers are done.
+    """
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._used_bytes = 0
-        self._committed: OrderedDict[str, _Records] = OrderedDict()
-        self._pending: dict[str, _Records] = {}
+        self._committed_bytes = 0  # of committed templates
+        self._pending_bytes = 0  # put by writers
+        self._announced_bytes = 0  # by writers, what they have put included
+        self._committed: OrderedDict[str, _Template] = OrderedDict()
         self._hits = self._misses = self._evicted = 0
         self._lock = threading.Lock()
 
-    def put(self, key: RecordKey, record: Record) -> None:
+    def create(self, template: str, size: TemplateSize) -> TemplateWriter:
         """See `RecordStore`."""
         with self._lock:
-            records = self._pending.setdefault(key.template, {})
-            previous = records.pop((key.step, key.block), None)
-            if previous is not None:
-                self._used_bytes -= previous.num_bytes
-            pending_bytes = sum(map(_size_bytes, self._pending.values()))
-            if pending_bytes + record.num_bytes > self._budget_bytes:  # evicting every committed one would not do
-                self._drop_pending(key.template)
+            taken = self._announced_bytes + sum(t.num_bytes for t in self._committed.values() if t.leases)
+            if taken + size.num_bytes > self._budget_bytes:
                 raise StoreFullError(
-                    f"a record of {record.num_bytes} bytes does not fit: {pending_bytes} of {self._budget_bytes} bytes "
-                    "are taken by templates still being written"
+                    f"a template of {size.num_bytes} bytes does not fit: {taken} of {self._budget_bytes} bytes are "
+                    "being written or read"
                 )
-            while self._used_bytes + record.num_bytes > self._budget_bytes:
-                _, evicted = self._committed.popitem(last=False)
-                self._used_bytes -= _size_bytes(evicted)
-                self._evicted += 1
-            records[key.step, key.block] = record
-            self._used_bytes += record.num_bytes
+            self._announced_bytes += size.num_bytes
+        return _Writer(self, template, size)
 
-    def commit(self, template: str) -> None:
+    def lease(self, template: str) -> TemplateLease | None:
         """See `RecordStore`."""
         with self._lock:
-            records = self._pending.pop(template, None)
-            if records is None:
-                return
-            previous = self._committed.pop(template, None)
-            if previous is not None:
-                self._used_bytes -= _size_bytes(previous)
-            self._committed[template] = records
-
-    def get(self, key: RecordKey) -> Record | None:
-        """See `RecordStore`."""
-        with self._lock:
-            records = self._committed.get(key.template)
-            record = None if records is None else records.get((key.step, key.block))
-            if record is None:
+            held = self._committed.get(template)
+            if held is None:
                 self._misses += 1
                 return None
-            self._committed.move_to_end(key.template)
             self._hits += 1
-            return record
+            self._committed.move_to_end(template)
+            held.leases += 1
+            return _Lease(self, held)
 
     def holds(self, template: str) -> bool:
         """See `RecordStore`."""
@@ -76,19 +73,139 @@ class MemoryStore:
     def delete(self, template: str) -> None:
         """See `RecordStore`."""
         with self._lock:
-            self._used_bytes -= _size_bytes(self._committed.pop(template, {}))
-            self._drop_pending(template)
+            held = self._committed.pop(template, None)
+            if held is not None:
+                self._committed_bytes -= held.num_bytes
 
     def stats(self) -> StoreStats:
         """See `RecordStore`."""
         with self._lock:
             return StoreStats(
-                len(self._committed), self._used_bytes, self._budget_bytes, self._hits, self._misses, self._evicted
+                len(self._committed),
+                self._committed_bytes + self._pending_bytes,
+                self._budget_bytes,
+                self._hits,
+                self._misses,
+                self._evicted,
             )
 
-    def _drop_pending(self, template: str) -> None:
-        self._used_bytes -= _size_bytes(self._pending.pop(template, {}))
+    # What writers and leases call; they hold no lock of their own.
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Evict for a writer that is about to put `num_bytes` of what it announced.
+
+        Raises:
+            StoreFullError: templates that came under lease since leave no room.
+        """
+        with self._lock:
+            missing = self._committed_bytes + self._pending_bytes + num_bytes - self._budget_bytes
+            victims = []
+            for template, held in self._committed.items():
+                if missing <= 0:
+                    break
+                if not held.leases:
+                    victims.append(template)
+                    missing -= held.num_bytes
+            if missing > 0:
+                raise StoreFullError(f"a record of {num_bytes} bytes does not fit: the rest is being read")
+            for template in victims:
+                self._committed_bytes -= self._committed.pop(template).num_bytes
+                self._evicted += 1
+            self._pending_bytes += num_bytes
+
+    def _finish(
+        self, template: str, size: TemplateSize, put_bytes: int, records: dict[tuple[int, int], Record] | None
+    ) -> None:
+        """End a writer, with the records that become visible or with None."""
+        with self._lock:
+            self._announced_bytes -= size.num_bytes
+            self._pending_bytes -= put_bytes
+            if records is not None and template not in self._committed:
+                self._committed[template] = _Template(size, records, put_bytes)
+                self._committed_bytes += put_bytes
+
+    def _release(self, held: _Template) -> None:
+        with self._lock:
+            held.leases -= 1
 
 
-def _size_bytes(records: _Records) -> int:
-    return sum(record.num_bytes for record in records.values())
+class _Writer(AbstractContextManager["_Writer"]):
+    """A `TemplateWriter` of a `MemoryStore`. For one thread at a time."""
+
+    def __init__(self, store: MemoryStore, template: str, size: TemplateSize) -> None:
+        self._store, self._template, self._size = store, template, size
+        self._records: dict[tuple[int, int], Record] = {}
+        self._put_bytes = 0
+        self._is_open = True
+
+    def put(self, step: int, block: int, record: Record) -> None:
+        self._check_open()
+        if not (0 <= step < self._size.steps and 0 <= block < self._size.blocks):
+            self.abort()
+            raise CacheError(
+                f"step {step}, block {block} of a template of {self._size.steps} x {self._size.blocks} records"
+            )
+        previous = self._records.get((step, block))
+        more_bytes = record.num_bytes - (0 if previous is None else previous.num_bytes)
+        try:
+            if self._put_bytes + more_bytes > self._size.num_bytes:
+                raise StoreFullError(
+                    f"{self._put_bytes + more_bytes} bytes are more than the {self._size.num_bytes} announced"
+                )
+            self._store._make_room(more_bytes)
+        except StoreFullError:
+            self.abort()
+            raise
+        self._put_bytes += more_bytes
+        self._records[step, block] = record
+
+    def commit(self) -> None:
+        self._check_open()
+        if len(self._records) < self._size.records:
+            put = len(self._records)
+            self.abort()
+            raise IncompleteTemplateError(f"{put} of {self._size.records} records were put")
+        self._finish(self._records)
+
+    def abort(self) -> None:
+        if self._is_open:
+            self._finish(None)
+
+    def _finish(self, records: dict[tuple[int, int], Record] | None) -> None:
+        self._is_open = False
+        self._store._finish(self._template, self._size, self._put_bytes, records)
+        self._records = {}
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise CacheError("the writer was committed or aborted before")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class _Lease(AbstractContextManager["_Lease"]):
+    """A `TemplateLease` of a `MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, held: _Template) -> None:
+        self._store, self._held = store, held
+        self._is_open = True
+
+    def step(self, step: int) -> Sequence[Record] | None:
+        if not self._is_open:
+            raise CacheError("the lease was released before")
+        if not 0 <= step < self._held.size.steps:
+            return None
+        return [self._held.records[step, block] for block in range(self._held.size.blocks)]
+
+    def release(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._store._release(self._held)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -20,7 +20,8 @@ import xxhash
 
 from instgenie_cache.errors import ChecksumError, RecordFormatError
 
-MAGIC = b"IGR1"
+FORMAT_VERSION = 1
+MAGIC = f"IGR{FORMAT_VERSION}".encode()
 _PREFIX = struct.Struct("<4sIQ")
 _MAX_HEADER_BYTES = 4096
 

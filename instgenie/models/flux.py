@@ -37,6 +37,16 @@ class FluxForward:
         self.num_blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
 
     @property
+    def num_heads(self) -> int:
+        """H, attention heads of every block."""
+        return int(self.transformer.config.num_attention_heads)
+
+    @property
+    def head_dim(self) -> int:
+        """D, channels of a head."""
+        return int(self.transformer.config.attention_head_dim)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.transformer.x_embedder.weight.device  # type: ignore[no-any-return]
@@ -71,7 +81,7 @@ class FluxForward:
             joint = _single_block(single, joint, condition, (cos, sin), layout, segments, block)
             block += 1
         _, image = layout.part(joint)
-        scale, shift = layout.per_token(model.norm_out.linear(condition), layout.image_lengths).chunk(2, dim=-1)
+        scale, shift = layout.per_token(model.norm_out.linear(condition), layout.image_rows).chunk(2, dim=-1)
         image = model.norm_out.norm(image) * (1 + scale) + shift
         return list(model.proj_out(image).split(layout.image_lengths))
 
@@ -112,8 +122,8 @@ def _double_block(
 ) -> tuple[Tensor, Tensor]:
     """A double-stream block: [sum T, C] and [sum M, C] in and out; `condition` [B, C] is activated already."""
     attn = block.attn
-    image_mod = layout.per_token(block.norm1.linear(condition), layout.image_lengths).chunk(6, dim=-1)
-    text_mod = layout.per_token(block.norm1_context.linear(condition), layout.text_lengths).chunk(6, dim=-1)
+    image_mod = layout.per_token(block.norm1.linear(condition), layout.image_rows).chunk(6, dim=-1)
+    text_mod = layout.per_token(block.norm1_context.linear(condition), layout.text_rows).chunk(6, dim=-1)
     shift, scale, image_gate, image_mlp_shift, image_mlp_scale, image_mlp_gate = image_mod
     x = block.norm1.norm(image) * (1 + scale) + shift
     shift, scale, text_gate, text_mlp_shift, text_mlp_scale, text_mlp_gate = text_mod
@@ -143,7 +153,7 @@ def _single_block(
 ) -> Tensor:
     """A single-stream block on joined tokens, [S, C] in and out."""
     attn = block.attn
-    shift, scale, gate = layout.per_token(block.norm.linear(condition), layout.joint_lengths).chunk(3, dim=-1)
+    shift, scale, gate = layout.per_token(block.norm.linear(condition), layout.joint_rows).chunk(3, dim=-1)
     x = block.norm.norm(joint) * (1 + scale) + shift
     query = apply_rope(attn.norm_q(_heads(attn.to_q(x), attn)), *rotation)
     key = apply_rope(attn.norm_k(_heads(attn.to_k(x), attn)), *rotation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -60,7 +61,7 @@ class Segment:
     recorder: Recorder | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where each segment's text and image tokens lie in the packed tensors.
 
@@ -86,7 +87,7 @@ class Layout:
             raise ShapeError("a segment has no image tokens")
         return cls([len(segment.text) for segment in segments], lengths, device)
 
-    @property
+    @cached_property
     def joint_lengths(self) -> list[int]:
         """Tokens of each segment in the joined tensor."""
         return [t + m for t, m in zip(self.text_lengths, self.image_lengths, strict=True)]
@@ -106,8 +107,27 @@ class Layout:
             return parts[0], parts[1]
         return torch.cat(parts[0::2]), torch.cat(parts[1::2])
 
-    def per_token(self, values: Tensor, lengths: list[int]) -> Tensor:
-        """[B, C] one row per segment -> [sum lengths, C] one row per token; [1, C] where it broadcasts."""
+    @cached_property
+    def text_rows(self) -> Tensor | None:
+        """[sum T] the segment of each text token; None where there is one segment."""
+        return self._rows(self.text_lengths)
+
+    @cached_property
+    def image_rows(self) -> Tensor | None:
+        """[sum M] the segment of each image token; None where there is one segment."""
+        return self._rows(self.image_lengths)
+
+    @cached_property
+    def joint_rows(self) -> Tensor | None:
+        """[sum (T + M)] the segment of each joined token; None where there is one segment."""
+        return self._rows(self.joint_lengths)
+
+    def _rows(self, lengths: list[int]) -> Tensor | None:
         if len(lengths) == 1:
-            return values
-        return values.repeat_interleave(torch.tensor(lengths, device=self.device), dim=0, output_size=sum(lengths))
+            return None
+        return torch.repeat_interleave(torch.tensor(lengths)).to(self.device)
+
+    @staticmethod
+    def per_token(values: Tensor, rows: Tensor | None) -> Tensor:
+        """[B, C] one row per segment -> one row per token; [1, C], which broadcasts, where there is one segment."""
+        return values if rows is None else values.index_select(0, rows)

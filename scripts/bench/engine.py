@@ -23,7 +23,7 @@ from diffusers import FluxTransformer2DModel
 from instgenie.conditioning import image_ids
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
-from instgenie.records import StepContext, StepRecorder
+from instgenie.records import RecordForm, StepContext, StepRecorder
 from instgenie_cache import MemoryStore
 
 MASK_SHARES = (0.05, 0.10, 0.20, 0.35, 0.50)
@@ -62,9 +62,13 @@ def cases(model: FluxTransformer2DModel, side: int) -> dict[str, Callable[[], ob
     text = torch.randn(TEXT_TOKENS, TEXT_DIM, device=device, dtype=dtype)
     pooled = torch.randn(TEXT_DIM, device=device, dtype=dtype)
     ids = image_ids((side, side), device)
-    store = MemoryStore(1 << 34)
-    forward([Segment(tokens, ids, text, pooled, 0.5, recorder=StepRecorder(store, "template", 0))])
-    store.commit("template")
+    form = RecordForm(dtype, side * side, forward.num_heads, forward.head_dim, forward.num_blocks)
+    store = MemoryStore(form.size(1).num_bytes)
+    with store.create("template", form.size(1)) as writer:
+        forward([Segment(tokens, ids, text, pooled, 0.5, recorder=StepRecorder(writer, 0))])
+        writer.commit()
+    lease = store.lease("template")
+    assert lease is not None
 
     def diffusers_dense() -> object:
         with torch.inference_mode():
@@ -88,8 +92,8 @@ def cases(model: FluxTransformer2DModel, side: int) -> dict[str, Callable[[], ob
         inactive[active] = False
 
         def masked(active: torch.Tensor = active, inactive: torch.Tensor = inactive) -> object:
-            rest = inactive.nonzero()[:, 0]
-            context = StepContext.open(store, "template", 0, forward.num_blocks, rest, device)
+            rest = inactive.nonzero()[:, 0].to(device)
+            context = StepContext.open(lease, 0, form, rest)
             return forward([Segment(tokens[active], ids[active], text, pooled, 0.5, context=context)])
 
         named[f"masked {len(active) / side**2:.3f}"] = masked

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instgenie_cache import RecordKey, content_digest, template_key
+from instgenie_cache import content_digest, template_key
 
 Setting = str | int | float | bool | None
 
@@ -69,8 +69,3 @@ def test_digest_tells_lists_of_parts_apart(first: list[bytes], second: list[byte
 def test_moving_a_boundary_changes_the_digest() -> None:
     assert content_digest(b"ab", b"c") != content_digest(b"a", b"bc")
     assert content_digest(b"abc") != content_digest(b"abc", b"")
-
-
-def test_record_keys_are_ordered_by_template_step_and_block() -> None:
-    keys = [RecordKey("t", 1, 0), RecordKey("t", 0, 2), RecordKey("s", 9, 9), RecordKey("t", 0, 1)]
-    assert sorted(keys) == [RecordKey("s", 9, 9), RecordKey("t", 0, 1), RecordKey("t", 0, 2), RecordKey("t", 1, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
 from instgenie.request import EditRequest
 from instgenie.text import Prompt, PromptEncoder
-from instgenie_cache import MemoryStore, RecordStore
+from instgenie_cache import MemoryStore, Record, RecordStore, TemplateLease
 
 PLENTY_BYTES = 1 << 30
 
@@ -76,3 +77,36 @@ def watched(checkpoint: Checkpoint) -> tuple[Checkpoint, WatchedForward]:
     """The checkpoint with a forward that is watched."""
     forward = WatchedForward(checkpoint.forward)
     return replace(checkpoint, forward=forward), forward
+
+
+class TappedStore(MemoryStore):
+    """A store whose reads go through `read`, which subclasses change."""
+
+    def __init__(self, budget_bytes: int = PLENTY_BYTES) -> None:
+        super().__init__(budget_bytes)
+        self.reads: list[int] = []  # steps
+
+    def lease(self, template: str) -> TemplateLease | None:
+        lease = super().lease(template)
+        return None if lease is None else TappedLease(self, template, lease)
+
+    def read(self, template: str, step: int, records: Sequence[Record] | None) -> Sequence[Record] | None:
+        """What a reader gets instead of `records`."""
+        return records
+
+
+class TappedLease(AbstractContextManager["TappedLease"]):
+    """A lease of a `TappedStore`."""
+
+    def __init__(self, store: TappedStore, template: str, lease: TemplateLease) -> None:
+        self._store, self._template, self._lease = store, template, lease
+
+    def step(self, step: int) -> Sequence[Record] | None:
+        self._store.reads.append(step)
+        return self._store.read(self._template, step, self._lease.step(step))
+
+    def release(self) -> None:
+        self._lease.release()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

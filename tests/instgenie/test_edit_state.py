@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from instgenie.edit_state import EditState, Guidance, advance, edit_segments, start_edit
 from instgenie.models.flux import FluxForward
-from instgenie.models.segment import Segment
-from instgenie.records import StepContext, StepRecorder
+from instgenie.models.segment import KeyValue, Segment
+from instgenie.records import RecordForm, StepContext, to_record
 from instgenie.template import record_template
-from instgenie.token_index import all_tokens, token_index
+from instgenie.token_index import token_index
 from instgenie.trajectory import Trajectory, seeded_noise
 from instgenie_cache import MemoryStore
 from tests.instgenie.tiny_flux import (
@@ -30,7 +31,6 @@ from tests.instgenie.tiny_flux import (
     token_masks,
 )
 
-CPU = torch.device("cpu")
 PLENTY_BYTES = 1 << 30
 HALOS = st.integers(0, 3)
 
@@ -57,20 +57,28 @@ def classifier_free(seed: int = 50, length: int = 3) -> Guidance:
     return Guidance((random_prompt(seed, length), random_prompt(seed + 1, 2)), 3.0, False)
 
 
-def open_context(store: MemoryStore, template: str, state: EditState, blocks: int) -> StepContext:
+def open_context(store: MemoryStore, template: str, state: EditState, forward: FluxForward) -> StepContext:
     """The context of the edit's next step; it is there."""
-    context = StepContext.open(store, template, state.record_step, blocks, state.index.context_positions, CPU)
+    lease = store.lease(template)
+    assert lease is not None
+    form = RecordForm(forward.dtype, state.index.num_tokens, forward.num_heads, forward.head_dim, forward.num_blocks)
+    context = StepContext.open(lease, state.record_step, form, state.index.context_positions)
     assert context is not None
     return context
 
 
 def own_record(forward: FluxForward, state: EditState) -> tuple[Tensor, StepContext]:
     """Velocity [L, C] of the edit's dense pass, and the context that the pass recorded."""
-    store = MemoryStore(PLENTY_BYTES)
-    (segment,) = edit_segments(state, all_tokens(state.index), None, StepRecorder(store, "own", state.record_step))
-    (velocity,) = forward([segment])
-    store.commit("own")
-    return velocity, open_context(store, "own", state, forward.num_blocks)
+    seen: dict[int, KeyValue] = {}
+
+    class Keep:
+        def record(self, block: int, kv: KeyValue) -> None:
+            seen[block] = KeyValue(kv.key.clone(), kv.value.clone())
+
+    (segment,) = edit_segments(state, state.index.all_active, None)
+    (velocity,) = forward([replace(segment, recorder=Keep())])
+    records = [to_record(seen[block]) for block in range(forward.num_blocks)]
+    return velocity, StepContext(records, state.index.context_positions)
 
 
 @settings(deadline=None, max_examples=25)
@@ -142,7 +150,7 @@ def test_mask_of_everything_cached_equals_dense(kind: str, rows: int, columns: i
     dense, cached = (random_edit(template, mask, halo=halo, guidance=guidance, seed=2) for _ in range(2))
     while not dense.done:
         advance(forward, [dense], [None])
-        advance(forward, [cached], [open_context(store, template.key, cached, forward.num_blocks)])
+        advance(forward, [cached], [open_context(store, template.key, cached, forward)])
     assert cached.done
     assert relative_error(cached.latents, dense.latents) <= 1e-5
 
@@ -179,7 +187,7 @@ def test_mixed_batch_equals_one_by_one(edits: list[tuple[Tensor, int, int, float
 
     def context(number: int, state: EditState) -> StepContext | None:
         cached = edits[number][5]
-        return open_context(store, templates[number].key, state, forward.num_blocks) if cached else None
+        return open_context(store, templates[number].key, state, forward) if cached else None
 
     together, alone = ([pair[i] for pair in runs] for i in (0, 1))
     while running := [(number, state) for number, state in enumerate(together) if not state.done]:
@@ -219,7 +227,7 @@ def test_only_editable_tokens_leave_the_trajectory(mask: Tensor, halo: int, dens
     fake = FakeForward(lambda tokens: torch.full((len(tokens), CHANNELS), 7.0))
     kept = ~mask.flatten()
     for sigma in state.sigmas[1:]:
-        contexts: list[StepContext | None] = [None if dense else StepContext([], state.index.context_positions, CPU)]
+        contexts: list[StepContext | None] = [None if dense else StepContext([], state.index.context_positions)]
         advance(cast(FluxForward, fake), [state], contexts)
         assert torch.equal(state.latents[kept], template.trajectory.at(sigma)[kept])
     assert state.done
@@ -270,9 +278,7 @@ def test_segments_of_an_edit() -> None:
     guidance = classifier_free()
     state = random_edit(template, mask, halo=0, guidance=guidance, seed=2)
     state.step = 2
-    recorder = StepRecorder(MemoryStore(100), "t", 0)
-    segments = edit_segments(state, state.index, None, recorder)
-    assert [segment.recorder for segment in segments] == [None, recorder]
+    segments = edit_segments(state, state.index, None)
     assert [segment.guidance for segment in segments] == [None, None]
     for segment, prompt in zip(segments, guidance.prompts, strict=True):
         assert (segment.text, segment.pooled, segment.timestep) == (prompt.states, prompt.pooled, 0.5)

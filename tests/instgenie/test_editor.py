@@ -13,20 +13,7 @@ from PIL import Image
 
 from instgenie.checkpoint import Checkpoint, load_checkpoint
 from instgenie.request import EditRequest, EditResult
-from instgenie_cache import MemoryStore, Record, RecordKey
-from tests.instgenie.edits import PLENTY_BYTES, CountedPrompts, a_request, an_editor, pixels, random_picture, watched
-
-
-class ReadsStore(MemoryStore):
-    """Keeps the step and block of every read."""
-
-    def __init__(self) -> None:
-        super().__init__(PLENTY_BYTES)
-        self.reads: list[tuple[int, int]] = []
-
-    def get(self, key: RecordKey) -> Record | None:
-        self.reads.append((key.step, key.block))
-        return super().get(key)
+from tests.instgenie.edits import CountedPrompts, TappedStore, a_request, an_editor, pixels, random_picture, watched
 
 
 def same(first: EditResult, second: EditResult) -> bool:
@@ -74,6 +61,8 @@ def test_halo_that_reaches_everything_cached_equals_dense(builtin_kind: Checkpoi
     request = a_request(halo=8, guidance=guidance)
     cached = editor.edit(request)
     assert cached.timings.tokens_active == cached.timings.tokens_total == 64
+    assert (cached.timings.cache, cached.timings.record_ms) == ("off", 0)  # nothing is left to read from a record
+    assert editor.store.stats().templates == 0
     assert same(cached, editor.dense(request))
 
 
@@ -158,12 +147,18 @@ def test_records_of_another_model_are_not_used(
     others = [
         builtin_kind,
         replace(builtin_kind, revision="other"),
-        replace(builtin_kind, settings=replace(builtin_kind.settings, name="other")),
         load_checkpoint(tiny_builtin, torch.bfloat16, torch.device("cpu")),
         flux_fill_kind,
     ]
-    assert [an_editor(other, store).edit(a_request()).timings.cache for other in others] == 5 * ["cold"]
-    assert [an_editor(other, store).edit(a_request()).timings.cache for other in others] == 5 * ["hit"]
+    assert [an_editor(other, store).edit(a_request()).timings.cache for other in others] == 4 * ["cold"]
+    assert [an_editor(other, store).edit(a_request()).timings.cache for other in others] == 4 * ["hit"]
+
+
+def test_same_weights_under_another_name_are_the_same_model(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    editor.edit(a_request())
+    renamed = replace(builtin_kind, settings=replace(builtin_kind.settings, name="other"))
+    assert an_editor(renamed, editor.store).edit(a_request()).timings.cache == "hit"
 
 
 def test_shape_of_the_grid_belongs_to_the_template(builtin_kind: Checkpoint) -> None:
@@ -210,21 +205,44 @@ def test_work_is_that_of_the_masked_tokens(builtin_kind: Checkpoint) -> None:
     assert [[len(segment.tokens) for segment in segments] for segments, _ in forward.calls] == 4 * [[64, 64]]
 
 
-@pytest.mark.parametrize("prompt", ["a pear", ""])
-def test_guidance_of_one_is_a_single_pass(builtin_kind: Checkpoint, prompt: str) -> None:
+@pytest.mark.parametrize(("prompt", "guidance"), [("a pear", 1.0), ("", 1.0), ("", 3.0), ("a pear", 0.0)])
+def test_equal_guidance_branches_are_a_single_pass(builtin_kind: Checkpoint, prompt: str, guidance: float) -> None:
     checkpoint, forward = watched(builtin_kind)
-    an_editor(checkpoint).dense(a_request(guidance=1.0, prompt=prompt))
+    result = an_editor(checkpoint).dense(a_request(guidance=guidance, prompt=prompt))
     assert [len(segments) for segments, _ in forward.calls] == 4 * [1]
+    if guidance == 0:  # the prompt has no weight
+        assert same(result, an_editor(builtin_kind).dense(a_request(prompt="")))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "halo", "pays"),
+    [(3.0, 0, True), (3.0, 1, True), (3.0, 3, False), (3.0, 9, False), (1.0, 0, False)],
+)
+def test_when_recording_pays_within_one_edit(builtin_kind: Checkpoint, guidance: float, halo: int, pays: bool) -> None:
+    """The promise is held against the tokens that both edits really compute."""
+    checkpoint, forward = watched(builtin_kind)
+    request = a_request(guidance=guidance, halo=halo)
+
+    def computed(cached: bool) -> int:
+        forward.calls.clear()
+        an_editor(checkpoint).edit(replace(request, cached=cached))
+        return sum(len(segment.tokens) for segments, _ in forward.calls for segment in segments)
+
+    assert an_editor(checkpoint).pays_alone(request) == pays == (computed(True) < computed(False))
+
+
+def test_recording_never_pays_within_one_edit_of_a_distilled_model(flux_fill_kind: Checkpoint) -> None:
+    assert not an_editor(flux_fill_kind).pays_alone(a_request())
 
 
 @pytest.mark.parametrize(("strength", "steps_run"), [(1.0, 4), (0.75, 3), (0.5, 2), (0.1, 1)])
 def test_strength_uses_the_records_of_the_last_steps(builtin_kind: Checkpoint, strength: float, steps_run: int) -> None:
-    (checkpoint, forward), store = watched(builtin_kind), ReadsStore()
+    (checkpoint, forward), store = watched(builtin_kind), TappedStore()
     timings = an_editor(checkpoint, store).edit(a_request(strength=strength)).timings
     assert (timings.cache, timings.dense_steps, len(timings.step_ms)) == ("cold", 0, steps_run)
     timesteps = [segments[0].timestep for segments, _ in forward.calls]
     assert timesteps == [1.0, 0.75, 0.5, 0.25, *[1.0, 0.75, 0.5, 0.25][4 - steps_run :]]
-    assert store.reads == [(step, block) for step in range(4 - steps_run, 4) for block in range(2)]
+    assert store.reads == list(range(4 - steps_run, 4))
 
 
 def test_strength_starts_from_the_picture(builtin_kind: Checkpoint) -> None:

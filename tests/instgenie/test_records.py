@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instgenie.models.segment import KeyValue
-from instgenie.records import StepContext, StepRecorder, dtype_name, from_record, to_record
+from instgenie.records import RecordForm, StepContext, StepRecorder, dtype_name, from_record, to_record
 from instgenie_cache import (
     ChecksumError,
     MemoryStore,
     Record,
     RecordFormatError,
-    RecordKey,
+    TemplateLease,
+    TemplateSize,
     decode_record,
     encode_record,
 )
@@ -91,69 +92,100 @@ def test_flipped_payload_byte_is_noticed(data: st.DataObject) -> None:
         decode_record(memoryview(encoded))
 
 
+FORM = RecordForm(torch.float32, tokens=6, heads=2, head_dim=4, blocks=2)
+GOOD = to_record(random_kv(6))
 BAD_RECORDS = [
-    Record("int8", "float32", (2, 1, 1, 1), memoryview(bytes(8))),
-    Record("raw", "float64", (2, 1, 1, 1), memoryview(bytes(16))),
-    Record("raw", "float32", (2, 1, 1), memoryview(bytes(8))),
-    Record("raw", "float32", (1, 1, 1, 1), memoryview(bytes(4))),
-    Record("raw", "float32", (2, 1, 1, 1), memoryview(bytes(7))),
-    Record("raw", "float32", (2, -1, -1, 1), memoryview(bytes(8))),
-    Record("raw", "float32", (2, 0, 1, 1), memoryview(b"")),
+    Record("int8", "float32", GOOD.shape, GOOD.payload),
+    Record("raw", "float64", GOOD.shape, memoryview(bytes(2 * GOOD.num_bytes))),
+    to_record(random_kv(6, torch.bfloat16)),  # of the same model in another dtype
+    to_record(random_kv(5)),
+    to_record(random_kv(6, heads=4, dim=2)),
+    to_record(random_kv(6, dim=8)),
+    Record("raw", "float32", (2, 6, 8), GOOD.payload),
+    Record("raw", "float32", (1, *GOOD.shape[1:]), GOOD.payload),
+    Record("raw", "float32", GOOD.shape, GOOD.payload[:-1]),
+    Record("raw", "float32", (2, -6, -2, 4), GOOD.payload),
 ]
 
 
-@pytest.mark.parametrize("record", BAD_RECORDS, ids=lambda record: f"{record.codec} {record.dtype} {record.shape}")
-def test_record_that_is_not_keys_and_values(record: Record) -> None:
-    with pytest.raises(RecordFormatError):
-        from_record(record, CPU)
-    store = MemoryStore(1000)
-    store.put(RecordKey("t", 0, 0), record)
-    store.commit("t")
-    with pytest.raises(RecordFormatError):
-        StepContext.open(store, "t", 0, 1, torch.tensor([0]), CPU)
-
-
-def recorded(blocks: int, tokens: int, step: int = 3) -> tuple[MemoryStore, list[KeyValue]]:
-    """A store with one step of template `t`, and what went in."""
+def stored(records: list[Record]) -> TemplateLease:
+    """A lease of a template of one step with these records."""
     store = MemoryStore(1 << 20)
-    recorder = StepRecorder(store, "t", step)
-    kvs = [random_kv(tokens, seed=block) for block in range(blocks)]
-    for block, kv in enumerate(kvs):
-        recorder.record(block, kv)
-    store.commit("t")
+    with store.create("t", TemplateSize(1, len(records), 1 << 20)) as writer:
+        for block, record in enumerate(records):
+            writer.put(0, block, record)
+        writer.commit()
+    lease = store.lease("t")
+    assert lease is not None
+    return lease
+
+
+@pytest.mark.parametrize("record", BAD_RECORDS, ids=lambda record: f"{record.codec} {record.dtype} {record.shape}")
+@pytest.mark.parametrize("block", [0, 1])
+def test_record_that_is_not_the_models_keys_and_values(record: Record, block: int) -> None:
+    records = [GOOD, GOOD]
+    records[block] = record
+    with pytest.raises(RecordFormatError):
+        StepContext.open(stored(records), 0, FORM, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_step_of_another_number_of_blocks(blocks: int) -> None:
+    with pytest.raises(RecordFormatError, match=f"{blocks} blocks, the model has 2"):
+        StepContext.open(stored(blocks * [GOOD]), 0, FORM, torch.tensor([0]))
+
+
+def test_size_of_a_template() -> None:
+    assert FORM.record_bytes == GOOD.num_bytes == 2 * 6 * 2 * 4 * 4
+    assert FORM.size(5) == TemplateSize(5, 2, 10 * GOOD.num_bytes)
+
+
+def recorded(blocks: int, steps: int = 1) -> tuple[MemoryStore, list[KeyValue]]:
+    """A store with template `t`, each step of which has the K and V that are returned."""
+    store = MemoryStore(1 << 20)
+    kvs = [random_kv(6, seed=block) for block in range(blocks)]
+    with store.create("t", TemplateSize(steps, blocks, steps * blocks * GOOD.num_bytes)) as writer:
+        for step in range(steps):
+            recorder = StepRecorder(writer, step)
+            for block, kv in enumerate(kvs):
+                recorder.record(block, kv)
+        writer.commit()
     return store, kvs
 
 
-def test_context_gathers_the_edits_own_positions() -> None:
-    store, kvs = recorded(blocks=3, tokens=6)
-    positions = torch.tensor([0, 2, 5])
-    context = StepContext.open(store, "t", 3, 3, positions, CPU)
+def opened(store: MemoryStore, positions: list[int], step: int = 0) -> StepContext:
+    """The context at those positions."""
+    lease = store.lease("t")
+    assert lease is not None
+    context = StepContext.open(lease, step, FORM, torch.tensor(positions))
     assert context is not None
-    for block in (0, 0, 1, 2, 1):
+    return context
+
+
+def test_context_gathers_the_edits_own_positions() -> None:
+    store, kvs = recorded(blocks=2, steps=4)
+    positions = [0, 2, 5]
+    context = opened(store, positions, step=3)
+    for block in (0, 0, 1, 0):
         expected = KeyValue(kvs[block].key[positions], kvs[block].value[positions])
         assert same_bits(context.context(block), expected)
 
 
 def test_block_is_gathered_once_for_all_guidance_branches() -> None:
-    store, _ = recorded(blocks=2, tokens=6)
-    context = StepContext.open(store, "t", 3, 2, torch.tensor([1]), CPU)
-    assert context is not None
+    context = opened(recorded(blocks=2)[0], [1])
     assert context.context(0).key is context.context(0).key
 
 
-def test_no_context_where_a_block_or_step_is_missing() -> None:
-    store, _ = recorded(blocks=2, tokens=6)
-    positions = torch.tensor([1])
-    assert StepContext.open(store, "t", 3, 3, positions, CPU) is None
-    assert StepContext.open(store, "t", 2, 2, positions, CPU) is None
-    assert StepContext.open(store, "other", 3, 2, positions, CPU) is None
+def test_no_context_where_a_step_is_missing() -> None:
+    lease = recorded(blocks=2, steps=2)[0].lease("t")
+    assert lease is not None
+    assert StepContext.open(lease, 2, FORM, torch.tensor([1])) is None
 
 
 def test_context_outlives_its_template() -> None:
-    store, kvs = recorded(blocks=1, tokens=6)
-    context = StepContext.open(store, "t", 3, 1, torch.tensor([4]), CPU)
+    store, kvs = recorded(blocks=2)
+    context = opened(store, [4])
     store.delete("t")
-    assert context is not None
     assert same_bits(context.context(0), KeyValue(kvs[0].key[4:5], kvs[0].value[4:5]))
 
 

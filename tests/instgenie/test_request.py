@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instgenie.errors import InvalidInputError, ParameterError
+from instgenie.errors import MaskError, ParameterError, PictureError
 from instgenie.request import MAX_PROMPT_CHARS, MAX_SEED, EditRequest, EditTimings
 
 PICTURE = Image.new("RGB", (6, 4))
@@ -37,10 +37,10 @@ def request(**settings: Any) -> EditRequest:
         ("halo", 65, "0..64"),
         ("feather", -1, "0..256"),
         ("feather", 257, "0..256"),
-        ("guidance", -0.1, "0.0..100.0"),
-        ("guidance", 101.0, "0.0..100.0"),
-        ("guidance", math.nan, "0.0..100.0"),
-        ("guidance", math.inf, "0.0..100.0"),
+        ("guidance", -0.1, "0..100"),
+        ("guidance", 101.0, "0..100"),
+        ("guidance", math.nan, "0..100"),
+        ("guidance", math.inf, "0..100"),
     ],
 )
 def test_value_outside_its_limits(name: str, value: float, limit: str) -> None:
@@ -57,15 +57,40 @@ def test_prompt_too_long(name: str) -> None:
         request(**{name: (MAX_PROMPT_CHARS + 1) * "x"})
 
 
+@pytest.mark.parametrize("name", ["prompt", "template_prompt"])
+def test_half_a_surrogate_pair_is_no_text(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"^{name}: character 3 is half of a surrogate pair"):
+        request(**{name: "an \ud83d apple"})
+    request(**{name: "an \U0001f34e"})
+
+
+@pytest.mark.parametrize("name", ["steps", "seed", "template_seed", "halo", "feather"])
+@pytest.mark.parametrize("value", [1.0, 2.5, True, "3"])
+def test_whole_numbers(name: str, value: object) -> None:
+    with pytest.raises(ParameterError, match=f"^{name}: {value!r} is not a whole number$"):
+        request(**{name: value})
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
+def test_picture_of_another_mode(mode: str) -> None:
+    with pytest.raises(PictureError, match=f"^picture: mode '{mode}' is not one of RGB, RGBA$"):
+        request(picture=Image.new(mode, (6, 4)))
+
+
 def test_mask_of_another_size() -> None:
-    with pytest.raises(InvalidInputError, match=r"^mask: 4x6 pixels, the picture has 6x4$"):
+    with pytest.raises(MaskError, match=r"^mask: 4x6 pixels, the picture has 6x4$"):
         request(mask=MASK.T)
 
 
+@pytest.mark.parametrize("mask", [MASK.astype(np.uint8), MASK[..., None], MASK[0]], ids=["uint8", "3-D", "1-D"])
+def test_mask_of_another_kind(mask: object) -> None:
+    with pytest.raises(MaskError, match=r"^mask: must be \[H, W\] of bool, got shape "):
+        request(mask=mask)
+
+
 def test_empty_mask() -> None:
-    with pytest.raises(InvalidInputError, match=r"^mask: ") as caught:
+    with pytest.raises(MaskError, match=r"^mask: is empty"):
         request(mask=np.zeros((4, 6), bool))
-    assert caught.value.parameter == "mask"
 
 
 @pytest.mark.parametrize(

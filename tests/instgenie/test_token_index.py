@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instgenie.errors import MaskError, ShapeError
-from instgenie.token_index import all_tokens, token_index
+from instgenie.token_index import token_index
 from tests.instgenie.tiny_flux import token_masks
 
 
@@ -23,6 +23,11 @@ def touched(mask: Tensor, patch: int) -> list[list[bool]]:
         ]
         for r in range(rows)
     ]
+
+
+def editable_positions(tokens: list[list[bool]]) -> list[int]:
+    """Raster positions of the set tokens."""
+    return [i for i, is_set in enumerate(token for row in tokens for token in row) if is_set]
 
 
 def widened(tokens: list[list[bool]], halo: int) -> list[list[bool]]:
@@ -58,7 +63,9 @@ def test_equals_the_slow_reference(tokens: Tensor, patch: int, halo: int, data: 
     assert sorted(positions) == list(range(index.num_tokens))
     assert index.active_positions.tolist() == sorted(index.active_positions.tolist())
     assert index.context_positions.tolist() == sorted(index.context_positions.tolist())
-    everything = all_tokens(index)
+    assert index.editable_positions.tolist() == editable_positions(editable)
+    assert torch.equal(index.active_positions[index.editable_among_active], index.editable_positions)
+    everything = index.all_active
     assert everything.num_active == index.num_tokens
     assert len(everything.context_positions) == 0
     assert torch.equal(everything.editable, index.editable)

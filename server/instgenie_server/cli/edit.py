@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,7 @@ class MaskModeChoice(StrEnum):
 class CacheChoice(StrEnum):
     """Whether the template's records are used."""
 
+    AUTO = "auto"
     ON = "on"
     OFF = "off"
 
@@ -71,8 +73,11 @@ def edit(
     template_seed: Annotated[int, typer.Option(help="Seed that IMAGE is recorded with.")] = 0,
     cache: Annotated[
         CacheChoice,
-        typer.Option(help="on: record IMAGE, then compute masked tokens only. off: compute every token (dense)."),
-    ] = CacheChoice.ON,
+        typer.Option(
+            help="on: record IMAGE, then compute masked tokens only. off: compute every token (dense). auto: on if "
+            "recording pays within this one edit."
+        ),
+    ] = CacheChoice.AUTO,
     model: ModelOption = None,
     dtype: DtypeOption = DtypeChoice.AUTO,
     threads: ThreadsOption = None,
@@ -103,11 +108,13 @@ def edit(
         feather=feather,
         template_seed=template_seed,
         template_prompt=template_prompt,
-        cached=cache is CacheChoice.ON,
+        cached=cache is not CacheChoice.OFF,
     )
     output.check(request)
     with status_line("loading the model") as say:
         loaded = load_editor(model, dtype, threads)
+        if cache is CacheChoice.AUTO and not compare:
+            request = replace(request, cached=loaded.editor.pays_alone(request))
         say("editing")
         result = loaded.editor.edit(request)
         output.write(result.picture, picture)

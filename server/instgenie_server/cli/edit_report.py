@@ -45,7 +45,9 @@ def summary(out: Path, seconds: float, timings: EditTimings, comparison: Compari
     """One line: what was written, how long it took, how much was computed."""
     active, total = timings.tokens_active, timings.tokens_total
     line = f"wrote {out} in {seconds:.1f} s: {active} of {total} tokens computed ({active / total:.0%})"
-    if timings.cache != "off" and timings.dense_steps:
+    if timings.cache == "refused":
+        line += "; the cache had no room for the picture's records"
+    elif timings.cache == "partial":
         line += f", all of them in {timings.dense_steps} steps that the cache did not serve"
     if comparison is not None:
         likeness = "identical" if comparison.psnr_in_mask_db is None else f"{comparison.psnr_in_mask_db:.1f} dB alike"

@@ -37,7 +37,7 @@ def test_per_token_gives_each_token_its_segments_row(lengths: list[tuple[int, in
     layout = Layout([text for text, _ in lengths], images, CPU)
     rows = torch.arange(2 * len(images)).view(-1, 2)
     expected = torch.tensor([rows[s].tolist() for s, n in enumerate(images) for _ in range(n)])
-    assert torch.equal(layout.per_token(rows, images).expand(sum(images), 2), expected)
+    assert torch.equal(layout.per_token(rows, layout.image_rows).expand(sum(images), 2), expected)
 
 
 def test_layout_of_segments() -> None:

@@ -41,7 +41,7 @@ def png_header(width: int, height: int) -> bytes:
         (["--steps", "1001"], ["steps: 1001 is not in 1..1000"]),
         (["--halo", "-1"], ["halo: -1 is not in 0..64"]),
         (["--feather", "257"], ["feather: 257 is not in 0..256"]),
-        (["--guidance", "nan"], ["guidance: nan is not in 0.0..100.0"]),
+        (["--guidance", "nan"], ["guidance: nan is not in 0..100"]),
         (["--strength", "0"], ["strength: 0.0 is not in 0 < strength <= 1"]),
         (["--seed", "-1"], ["seed: -1 is not in 0.."]),
         (["--template-seed", "-1"], ["template_seed: -1 is not in 0.."]),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import Result
 
 from tests.server.cli.conftest import Run
@@ -26,7 +27,8 @@ def refuse(word: str) -> None:
 
 
 def test_cached_edit(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
-    result = edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--timings", "--seed", "3")
+    out = tmp_path / "out.png"
+    result = edit(image_path, "--mask", mask_path, "-o", out, "--timings", "--seed", "3", "--cache", "on")
     timings = report(result)
     assert all(timings[name] > 0 for name in TIMES)
     assert timings["steps"] == 4
@@ -49,6 +51,15 @@ def test_dense_edit(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path
     assert timings["record_ms"] == 0
     assert timings["steps"] == timings["dense_steps"] == 2
     assert timings["tokens_active"] == timings["tokens_total"]
+
+
+@pytest.mark.parametrize(("halo", "cache"), [("0", "cold"), ("2", "off")])
+def test_cache_is_used_where_it_pays(
+    edit: Run, image_path: Path, mask_path: Path, tmp_path: Path, halo: str, cache: str
+) -> None:
+    """With two guidance passes: below half of the tokens."""
+    timings = report(edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--timings", "--halo", halo))
+    assert timings["cache"] == cache
 
 
 def test_strength_runs_a_share_of_the_steps(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
