@@ -51,6 +51,7 @@ class EditState:
         latents: [L, C] float32; only editable tokens differ from the trajectory.
         sigmas: noise levels of the remaining schedule, `step` of them done.
         ids: [L, 3] position ids of all tokens.
+        predicted: [L, C] the clean latents that the last step's velocity points at; the template's before the first.
         first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
     """
 
@@ -61,6 +62,7 @@ class EditState:
     sigmas: tuple[float, ...]
     latents: Tensor
     ids: Tensor
+    predicted: Tensor
     first_step: int = 0
     step: int = 0
 
@@ -92,7 +94,8 @@ def start_edit(
     """
     trajectory = Trajectory(template.clean, torch.where(index.editable[:, None], noise, template.noise))
     ids = image_ids(index.grid, noise.device)
-    return EditState(index, trajectory, condition, guidance, sigmas, trajectory.at(sigmas[0]), ids, first_step)
+    latents = trajectory.at(sigmas[0])
+    return EditState(index, trajectory, condition, guidance, sigmas, latents, ids, template.clean, first_step)
 
 
 def edit_segments(state: EditState, index: TokenIndex, context: ContextSource | None) -> list[Segment]:
@@ -132,6 +135,8 @@ def _update(state: EditState, index: TokenIndex, velocity: Tensor) -> None:
     moved = state.trajectory.at(following)
     positions = index.editable_positions
     change = velocity.index_select(0, index.editable_among_active)
-    moved[positions] = state.latents[positions] + (following - sigma) * change
+    start = state.latents[positions]
+    moved[positions] = start + (following - sigma) * change
+    state.predicted = state.predicted.index_copy(0, positions, start - sigma * change)
     state.latents = moved
     state.step += 1

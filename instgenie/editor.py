@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from instgenie.canvas import canvas_mask, canvas_pixels, paste_back, to_picture, to_tensor
+from instgenie.canvas import canvas_mask, canvas_pixels, to_tensor
 from instgenie.checkpoint import Checkpoint
 from instgenie.conditioning import mask_pixels
 from instgenie.content_cache import ContentCache
-from instgenie.edit_state import EditState, Guidance, advance, start_edit
+from instgenie.edit_state import EditState, Guidance, start_edit
 from instgenie.flow import flow_sigmas
 from instgenie.mask import bounding_box
-from instgenie.records import CODEC_VERSION, StepContext, dtype_name
+from instgenie.records import CODEC_VERSION, dtype_name
 from instgenie.request import EditRequest, EditResult, EditTimings
+from instgenie.running_edit import RunningEdit, phase
 from instgenie.template import Template, record_template
 from instgenie.text import Prompt
-from instgenie.token_index import TokenIndex, token_index
+from instgenie.token_index import token_index
 from instgenie.trajectory import Trajectory, seeded_noise
-from instgenie.window import Window, choose_window
-from instgenie_cache import CacheError, RecordFormatError, RecordStore, TemplateLease, content_digest, template_key
+from instgenie.warm_request import WarmedWindow, WarmOutcome, WarmRequest
+from instgenie.window import Window, all_windows, choose_window
+from instgenie_cache import CacheError, RecordStore, TemplateLease, content_digest, template_key
 
 log = logging.getLogger(__name__)
 
@@ -49,28 +49,54 @@ class Editor:
         Raises:
             InvalidInputError: the request does not fit the model.
         """
+        with self.start(request) as running:
+            while not running.done:
+                running.advance()
+            return running.finish()
+
+    def start(self, request: EditRequest) -> RunningEdit:
+        """The edit before its first step, its template recorded if need be.
+
+        Raises:
+            InvalidInputError: the request does not fit the model.
+        """
         timings = EditTimings()
-        with _phase(timings, "encode_ms"):
+        with phase(timings, "encode_ms"):
             window = self.window(request)
             state, template = self._prepare(request, window)
-        timings.tokens_total = state.index.num_tokens
         is_cached = request.cached and state.index.num_active < state.index.num_tokens
-        with self._open(template, timings) if is_cached else nullcontext() as lease:
-            timings.tokens_active = state.index.num_tokens if lease is None else state.index.num_active
-            with _phase(timings, "denoise_ms"):
-                is_damaged = self._denoise(state, template, lease, timings)
-        if lease is not None and timings.dense_steps:
-            timings.cache = "partial"
-        if is_damaged:
-            self._delete(template)  # the next edit records it anew
-        with _phase(timings, "decode_ms"):
-            edited = to_picture(self.checkpoint.codec.decode(state.latents[None], state.index.grid).cpu())
-            picture = paste_back(request.picture, edited, request.mask, window, request.feather)
-        return EditResult(picture, timings)
+        lease = self._open(template, timings) if is_cached else None
+        return RunningEdit(
+            self.checkpoint, request, window, state, template, timings, lease, on_damage=lambda: self._drop(template)
+        )
 
     def dense(self, request: EditRequest) -> EditResult:
         """The same edit with every token computed."""
         return self.edit(replace(request, cached=False))
+
+    def warm(self, request: WarmRequest) -> Iterator[WarmedWindow]:
+        """Record the templates of a picture's windows, one by one, those that are not recorded yet.
+
+        Raises:
+            InvalidInputError: the request does not fit the model.
+        """
+        model = self.checkpoint
+        patch, canvas_tokens, size = model.codec.patch, model.settings.canvas_tokens, request.picture.size
+        if request.boxes is None:
+            windows = all_windows(*size, patch, canvas_tokens)[: request.max_windows]
+        else:
+            windows = list(dict.fromkeys(choose_window(*size, box, patch, canvas_tokens) for box in request.boxes))
+        for number, window in enumerate(windows):
+            canvas = canvas_pixels(request.picture, window)
+            clean = self._encode(canvas.tobytes(), to_tensor(canvas))
+            grid = (window.canvas_height // patch, window.canvas_width // patch)
+            template = self._template(request, canvas.tobytes(), clean, grid)
+            lease = self._lease(template)
+            if lease is not None:
+                lease.release()
+            outcome: WarmOutcome = "hit" if lease else "cold" if self._record(template) else "refused"
+            num_bytes = template.form(model.forward).size(template.steps).num_bytes
+            yield WarmedWindow(number + 1, len(windows), window, template.key, num_bytes, outcome)
 
     def window(self, request: EditRequest) -> Window:
         """The part of the picture that the model will see."""
@@ -88,36 +114,15 @@ class Editor:
         passes = len(self._guidance(request).prompts)
         return index.num_tokens + passes * index.num_active < passes * index.num_tokens
 
-    def _open(self, template: Template, timings: EditTimings) -> AbstractContextManager[TemplateLease | None]:
-        """A lease of the template, recorded first if need be; of nothing where the cache does not have it then."""
+    def _open(self, template: Template, timings: EditTimings) -> TemplateLease | None:
+        """A lease of the template, recorded first if need be; None where the cache does not have it then."""
         lease = self._lease(template)
         timings.cache = "hit"
         if lease is None:
-            with _phase(timings, "record_ms"):
+            with phase(timings, "record_ms"):
                 lease = self._lease(template) if self._record(template) else None
             timings.cache = "refused" if lease is None else "cold"
-        return nullcontext() if lease is None else lease
-
-    def _denoise(self, state: EditState, template: Template, lease: TemplateLease | None, timings: EditTimings) -> bool:
-        """Take all steps, densely those that the lease does not serve; whether it lacks records."""
-        forward, is_damaged = self.checkpoint.forward, False
-        while not state.done:
-            started = time.perf_counter()
-            context = None
-            if lease is not None:
-                try:
-                    context = StepContext.open(
-                        lease, state.record_step, template.form(forward), state.index.context_positions
-                    )
-                    is_damaged |= context is None
-                except CacheError as error:
-                    step, key = state.record_step, template.key
-                    log.warning("step %d of template %s is computed densely: %s", step, key, error)
-                    is_damaged |= isinstance(error, RecordFormatError)
-            timings.dense_steps += context is None
-            advance(forward, [state], [context])
-            timings.step_ms.append(1000 * (time.perf_counter() - started))
-        return is_damaged
+        return lease
 
     def _prepare(self, request: EditRequest, window: Window) -> tuple[EditState, Template]:
         """Everything of an edit that comes before its first step."""
@@ -128,9 +133,8 @@ class Editor:
         canvas = canvas_pixels(request.picture, window)
         content, pixels = canvas.tobytes(), to_tensor(canvas)
         clean = self._encode(content, pixels)
-        template = self._template(request, content, clean, index)
-        steps = model.settings.steps if request.steps is None else request.steps
-        sigmas = flow_sigmas(steps, model.shift, index.num_tokens, request.strength)
+        template = self._template(request, content, clean, index.grid)
+        sigmas = flow_sigmas(template.steps, model.shift, index.num_tokens, request.strength)
         state = start_edit(
             index.to(device),
             template.trajectory,
@@ -146,33 +150,35 @@ class Editor:
         """[H, W] bool on the canvas."""
         return torch.from_numpy(canvas_mask(request.mask, window))
 
-    def _template(self, request: EditRequest, pixels: bytes, clean: Tensor, index: TokenIndex) -> Template:
+    def _template(
+        self, request: EditRequest | WarmRequest, pixels: bytes, clean: Tensor, grid: tuple[int, int]
+    ) -> Template:
         model = self.checkpoint
         steps = model.settings.steps if request.steps is None else request.steps
         guidance = self._scale(request) if model.distilled else None
         settings: dict[str, str | int | float | bool | None] = {
             "revision": model.revision,
             "dtype": dtype_name(model.forward.dtype),
-            "rows": index.grid[0],
-            "columns": index.grid[1],
+            "rows": grid[0],
+            "columns": grid[1],
             "steps": steps,
             "seed": request.template_seed,
             "prompt": request.template_prompt,
             "guidance": guidance,
             "codec": CODEC_VERSION,
         }
-        nothing = torch.zeros(index.grid[0] * model.codec.patch, index.grid[1] * model.codec.patch, dtype=torch.bool)
+        nothing = torch.zeros(grid[0] * model.codec.patch, grid[1] * model.codec.patch, dtype=torch.bool)
         condition = None
         if model.takes_fill:
             condition = torch.cat([clean, self._mask_channels(nothing)], dim=-1)
         return Template(
             template_key(pixels, settings),
-            index.grid,
+            grid,
             Trajectory(clean, seeded_noise(tuple(clean.shape), request.template_seed).to(clean.device)),
             condition,
             self._prompt(request.template_prompt),
             guidance,
-            flow_sigmas(steps, model.shift, index.num_tokens),
+            flow_sigmas(steps, model.shift, grid[0] * grid[1]),
         )
 
     def _lease(self, template: Template) -> TemplateLease | None:
@@ -190,10 +196,13 @@ class Editor:
             return False
         return True
 
-    def _delete(self, template: Template) -> None:
+    def _drop(self, template: Template) -> None:
+        """Drop a template that lost records: the next edit makes them anew."""
         log.warning("template %s lacks records and is dropped", template.key)
-        with suppress(CacheError):
+        try:
             self.store.delete(template.key)
+        except CacheError as error:
+            log.warning("template %s cannot be dropped: %s", template.key, error)
 
     def _encode(self, content: bytes, pixels: Tensor) -> Tensor:
         """[L, C] tokens of a canvas on the model's device, by content."""
@@ -215,7 +224,7 @@ class Editor:
         codec = self.checkpoint.codec
         return mask_pixels(mask.float()[None, None], codec.patch, codec.pack)[0].to(self.checkpoint.forward.device)
 
-    def _scale(self, request: EditRequest) -> float:
+    def _scale(self, request: EditRequest | WarmRequest) -> float:
         scale = self.checkpoint.settings.guidance if request.guidance is None else request.guidance
         return float(scale)  # 30 and 30.0 are one template
 
@@ -233,10 +242,3 @@ class Editor:
         return self._prompts.get_or_make(
             content_digest(text.encode()), lambda: self.checkpoint.prompts.encode([text])[0]
         )
-
-
-@contextmanager
-def _phase(timings: EditTimings, name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    setattr(timings, name, 1000 * (time.perf_counter() - started))

@@ -7,16 +7,17 @@ from typing import Literal
 
 from PIL import Image
 
-from instgenie.errors import MaskError, ParameterError, PictureError
-from instgenie.flow import MAX_STEPS
+from instgenie.errors import MaskError, ParameterError
 from instgenie.mask import Mask
-
-PICTURE_MODES = ("RGB", "RGBA")
-MAX_PROMPT_CHARS = 32_000
-MAX_HALO_TOKENS = 64
-MAX_FEATHER_PIXELS = 256
-MAX_GUIDANCE = 100.0
-MAX_SEED = 2**63 - 1
+from instgenie.parameter_checks import (
+    MAX_FEATHER_PIXELS,
+    MAX_HALO_TOKENS,
+    MAX_SEED,
+    check_picture,
+    check_template,
+    check_text,
+    check_whole,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,8 +55,7 @@ class EditRequest:
     cached: bool = True
 
     def __post_init__(self) -> None:
-        if self.picture.mode not in PICTURE_MODES:
-            raise PictureError("picture", f"mode {self.picture.mode!r} is not one of {', '.join(PICTURE_MODES)}")
+        check_picture(self.picture)
         if self.mask.dtype != bool or self.mask.ndim != 2:
             raise MaskError("mask", f"must be [H, W] of bool, got shape {self.mask.shape} of {self.mask.dtype}")
         if self.mask.shape != (self.picture.height, self.picture.width):
@@ -63,34 +63,13 @@ class EditRequest:
             raise MaskError("mask", f"{theirs[0]}x{theirs[1]} pixels, the picture has {ours[0]}x{ours[1]}")
         if not self.mask.any():
             raise MaskError("mask", "is empty: it selects no pixel")
-        _check_text("prompt", self.prompt)
-        _check_text("template_prompt", self.template_prompt)
-        if self.steps is not None:
-            _check_whole("steps", self.steps, 1, MAX_STEPS)
+        check_text("prompt", self.prompt)
+        check_template(self.steps, self.guidance, self.template_seed, self.template_prompt)
         if not 0 < self.strength <= 1:
             raise ParameterError("strength", f"{self.strength} is not in 0 < strength <= 1")
-        _check_whole("seed", self.seed, 0, MAX_SEED)
-        _check_whole("template_seed", self.template_seed, 0, MAX_SEED)
-        _check_whole("halo", self.halo, 0, MAX_HALO_TOKENS)
-        _check_whole("feather", self.feather, 0, MAX_FEATHER_PIXELS)
-        if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
-            raise ParameterError("guidance", f"{self.guidance} is not in 0..{MAX_GUIDANCE:g}")
-
-
-def _check_text(name: str, text: str) -> None:
-    if len(text) > MAX_PROMPT_CHARS:
-        raise ParameterError(name, f"{len(text)} characters are more than {MAX_PROMPT_CHARS}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ParameterError(name, f"character {error.start} is half of a surrogate pair, not text") from error
-
-
-def _check_whole(name: str, value: int, low: int, high: int) -> None:
-    if type(value) is not int:
-        raise ParameterError(name, f"{value!r} is not a whole number")
-    if not low <= value <= high:
-        raise ParameterError(name, f"{value} is not in {low}..{high}")
+        check_whole("seed", self.seed, 0, MAX_SEED)
+        check_whole("halo", self.halo, 0, MAX_HALO_TOKENS)
+        check_whole("feather", self.feather, 0, MAX_FEATHER_PIXELS)
 
 
 @dataclass(slots=True)

@@ -47,17 +47,45 @@ def choose_window(width: int, height: int, edited: Box, patch: int, canvas_token
         patch: side of a token in pixels.
         canvas_tokens: tokens that the model works best at; the canvas has about as many.
     """
-    native = patch * math.sqrt(canvas_tokens)
     needed = CONTEXT * max(edited[2] - edited[0], edited[3] - edited[1])
-    side = native
-    while side < min(width, height) and width * height > 1.5 * native**2:
-        extent = round(side)
+    for extent in _extents(width, height, patch, canvas_tokens):
         if extent >= needed:
             left = _grid_offset(edited[0], edited[2], extent, width)
             top = _grid_offset(edited[1], edited[3], extent, height)
             return Window(left, top, extent, extent, *_canvas(extent, extent, patch, canvas_tokens))
-        side *= _LADDER
     return Window(0, 0, width, height, *_canvas(width, height, patch, canvas_tokens))
+
+
+def all_windows(width: int, height: int, patch: int, canvas_tokens: int) -> list[Window]:
+    """Every window that `choose_window` can give for a picture of this size, the largest first."""
+    windows = [Window(0, 0, width, height, *_canvas(width, height, patch, canvas_tokens))]
+    for extent in reversed(_extents(width, height, patch, canvas_tokens)):
+        canvas = _canvas(extent, extent, patch, canvas_tokens)
+        windows += [
+            Window(left, top, extent, extent, *canvas)
+            for top in _grid_offsets(extent, height)
+            for left in _grid_offsets(extent, width)
+        ]
+    return windows
+
+
+def _extents(width: int, height: int, patch: int, canvas_tokens: int) -> list[int]:
+    """Sides of the windows of a picture, smallest first; none where the whole picture is about a canvas."""
+    side = patch * math.sqrt(canvas_tokens)
+    if width * height <= 1.5 * side**2:
+        return []
+    extents = []
+    while side < min(width, height):
+        extents.append(round(side))
+        side *= _LADDER
+    return extents
+
+
+def _grid_offsets(extent: int, length: int) -> list[int]:
+    """All grid positions of a window along a side of the picture."""
+    stride = max(1, extent // _STRIDES_PER_SIDE)
+    last = length - extent
+    return sorted({*range(0, last, stride), last})
 
 
 def _grid_offset(start: int, end: int, extent: int, length: int) -> int:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from instgenie.errors import MaskError, ParameterError, PictureError
-from instgenie.request import MAX_PROMPT_CHARS, MAX_SEED, EditRequest, EditTimings
+from instgenie.parameter_checks import MAX_PROMPT_CHARS, MAX_SEED
+from instgenie.request import EditRequest, EditTimings
 
 PICTURE = Image.new("RGB", (6, 4))
 MASK = np.ones((4, 6), bool)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from instgenie.window import CONTEXT, Box, Window, choose_window
+from instgenie.window import CONTEXT, Box, Window, all_windows, choose_window
 
 
 @st.composite
@@ -125,3 +125,14 @@ def test_edit_off_the_border_has_context_on_every_side(picture: tuple[int, int, 
     assert top < edited[1] or top == 0
     assert right > edited[2] or right == width
     assert bottom > edited[3] or bottom == height
+
+
+@settings(deadline=None, max_examples=100)
+@given(boxes(max_side=400), MODELS)
+def test_every_window_is_among_all_windows(picture: tuple[int, int, Box], model: tuple[int, int]) -> None:
+    width, height, edited = picture
+    windows = all_windows(width, height, *model)
+    assert choose_window(width, height, edited, *model) in windows
+    assert len(set(windows)) == len(windows)
+    areas = [window.width * window.height for window in windows]
+    assert areas == sorted(areas, reverse=True)
