@@ -14,6 +14,7 @@ from instgenie.checkpoint import Checkpoint
 from instgenie.conditioning import mask_pixels
 from instgenie.content_cache import ContentCache
 from instgenie.edit_state import EditState, Guidance, start_edit
+from instgenie.errors import TemplateNotCachedError
 from instgenie.flow import flow_sigmas
 from instgenie.mask import bounding_box
 from instgenie.records import CODEC_VERSION, dtype_name
@@ -59,13 +60,14 @@ class Editor:
 
         Raises:
             InvalidInputError: the request does not fit the model.
+            TemplateNotCachedError: the request must hit and does not.
         """
         timings = EditTimings()
         with phase(timings, "encode_ms"):
             window = self.window(request)
             state, template = self._prepare(request, window)
         is_cached = request.cached and state.index.num_active < state.index.num_tokens
-        lease = self._open(template, timings) if is_cached else None
+        lease = self._open(template, timings, request.must_hit) if is_cached else None
         return RunningEdit(
             self.checkpoint, request, window, state, template, timings, lease, on_damage=lambda: self._drop(template)
         )
@@ -101,7 +103,7 @@ class Editor:
     def window(self, request: EditRequest) -> Window:
         """The part of the picture that the model will see."""
         size = request.picture.size
-        box = bounding_box(request.mask)
+        box = bounding_box(request.mask) if request.crop else (0, 0, *size)
         return choose_window(*size, box, self.checkpoint.codec.patch, self.checkpoint.settings.canvas_tokens)
 
     def pays_alone(self, request: EditRequest) -> bool:
@@ -114,10 +116,12 @@ class Editor:
         passes = len(self._guidance(request).prompts)
         return index.num_tokens + passes * index.num_active < passes * index.num_tokens
 
-    def _open(self, template: Template, timings: EditTimings) -> TemplateLease | None:
+    def _open(self, template: Template, timings: EditTimings, must_hit: bool) -> TemplateLease | None:
         """A lease of the template, recorded first if need be; None where the cache does not have it then."""
         lease = self._lease(template)
         timings.cache = "hit"
+        if lease is None and must_hit:
+            raise TemplateNotCachedError(f"template {template.key} is not cached")
         if lease is None:
             with phase(timings, "record_ms"):
                 lease = self._lease(template) if self._record(template) else None

@@ -5,6 +5,8 @@ InstGenIEError
  |   +- PictureError       not a picture, too small or too large
  |   +- MaskError          empty, or of another size than the picture
  |   +- ParameterError     a number or a choice outside its limits
+ +- TemplateNotCachedError  records were required and are not there
+ +- ReplicaError           a replica could not do its work
  +- CheckpointError        the model folder cannot be read or is of no known family
  +- ShapeError             tensors whose shapes do not belong together
 """
@@ -34,6 +36,14 @@ class MaskError(InvalidInputError):
 
 class ParameterError(InvalidInputError):
     """A setting outside its limits."""
+
+
+class TemplateNotCachedError(InstGenIEError):
+    """An edit that may only use records, of a template that has none."""
+
+
+class ReplicaError(InstGenIEError):
+    """A replica that failed or was closed; the message says at what."""
 
 
 class CheckpointError(InstGenIEError):

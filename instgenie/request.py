@@ -34,6 +34,8 @@ class EditRequest:
         halo: tokens computed around the masked ones.
         feather: width in pixels of the blend inside the mask's border.
         cached: compute masked tokens with the template's records; False computes all tokens (dense).
+        must_hit: fail where the template's records are not there, instead of making them.
+        crop: edit a picture that is larger than the model's canvas in a window round the mask.
 
     Raises:
         PictureError: a picture that is neither RGB nor RGBA.
@@ -53,6 +55,8 @@ class EditRequest:
     template_seed: int = 0
     template_prompt: str = ""
     cached: bool = True
+    must_hit: bool = False
+    crop: bool = True
 
     def __post_init__(self) -> None:
         check_picture(self.picture)

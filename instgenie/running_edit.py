@@ -60,6 +60,11 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         return len(self._state.sigmas) - 1
 
     @property
+    def passes(self) -> int:
+        """Model passes a step: two where guidance is classifier-free."""
+        return len(self._state.guidance.prompts)
+
+    @property
     def done(self) -> bool:
         """Whether every step has been taken."""
         return self._state.done

@@ -1,0 +1,175 @@
+"""What travels between a front end and a replica: plain data, no tensors, importable without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+CachePolicy = Literal["auto", "only", "off"]
+OutputFormat = Literal["png", "webp", "jpeg"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded picture: `data` is height x width x len(mode) bytes in raster order, mode RGB or RGBA."""
+
+    width: int
+    height: int
+    mode: Literal["RGB", "RGBA"]
+    data: bytes
+    icc_profile: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a result is encoded.
+
+    Attributes:
+        quality: of a JPEG or WebP, 0..100; a WebP of 100 is lossless, as a PNG always is.
+        size: width and height that the result is scaled to; None keeps the upload's.
+    """
+
+    format: OutputFormat = "png"
+    quality: int = 100
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditOrder:
+    """One edit. Fields of the same name mean what they mean in `EditRequest`.
+
+    Attributes:
+        mask: the mask's bits, row by row, each pixel one byte of 0 or 1: height x width bytes.
+        cache: auto: use the template's records, make them if they are not there. only: fail where they are not. off:
+            compute every token.
+        crop: whether a picture larger than the model's canvas is edited in a window round the mask.
+        previews: how many pictures on the way are reported.
+    """
+
+    id: str
+    picture: Pixels
+    mask: bytes
+    prompt: str
+    seed: int
+    steps: int | None = None
+    guidance: float | None = None
+    strength: float = 1.0
+    halo: int = 1
+    feather: int = 0
+    template_prompt: str = ""
+    template_seed: int = 0
+    cache: CachePolicy = "auto"
+    crop: bool = True
+    previews: int = 0
+    output: Output = Output()
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Told before the first step and after each one; `preview` is a file in the order's format, at chosen steps."""
+
+    step: int
+    steps: int
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTimings:
+    """Milliseconds of an edit by phase, and what it computed, as in `EditTimings`."""
+
+    queue_ms: float
+    encode_ms: float
+    record_ms: float
+    denoise_ms: float
+    decode_ms: float
+    cache: Literal["hit", "cold", "partial", "refused", "off"]
+    steps: int
+    dense_steps: int
+    tokens_active: int
+    tokens_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class EditOutcome:
+    """A finished edit; `image` is the file."""
+
+    image: bytes
+    width: int
+    height: int
+    timings: PhaseTimings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmOrder:
+    """Templates to record. Fields mean what they mean in `WarmRequest`."""
+
+    id: str
+    picture: Pixels
+    boxes: tuple[tuple[int, int, int, int], ...] | None = None
+    max_windows: int = 64
+    steps: int | None = None
+    guidance: float | None = None
+    template_prompt: str = ""
+    template_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmReport:
+    """One window of a `WarmOrder`, as in `WarmedWindow`."""
+
+    number: int
+    windows: int
+    box: tuple[int, int, int, int]
+    key: str
+    num_bytes: int
+    outcome: Literal["hit", "cold", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a replica serves: its defaults and limits.
+
+    Attributes:
+        guidance: default scale; `distilled` says that it is an input of the model, not a second pass.
+        canvas_pixels: side of the square that the model works best at.
+        patch: side in pixels of the square that a token covers.
+    """
+
+    name: str
+    revision: str
+    dtype: str
+    device: str
+    steps: int
+    guidance: float
+    distilled: bool
+    canvas_pixels: int
+    patch: int
+
+
+class Replica(Protocol):
+    """One device that edits. All methods belong to one event loop; cancelling a call cancels the work at the next step.
+
+    Errors of the order raise `InvalidInputError`; everything else that fails raises `ReplicaError`.
+    """
+
+    @property
+    def model(self) -> ModelCard:
+        """What is served."""
+        ...
+
+    def predicted_seconds(self, order: EditOrder) -> float:
+        """How long the device will be busy with the order."""
+        ...
+
+    async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
+        """Run the edit; `report` is called on the loop."""
+        ...
+
+    async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        """Record templates; `report` is called on the loop after each window."""
+        ...
+
+    async def close(self) -> None:
+        """Stop: what runs is given up at its next step, what waits fails."""
+        ...

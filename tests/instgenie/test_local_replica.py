@@ -1,0 +1,235 @@
+"""A replica in this process: edits in turn, reports, cancellation, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from instgenie.checkpoint import Checkpoint
+from instgenie.errors import InvalidInputError, ReplicaError, TemplateNotCachedError
+from instgenie.local_replica import LocalReplica, encode_picture, preview_steps
+from instgenie.orders import EditOrder, Output, Pixels, StepReport, WarmOrder, WarmReport
+from instgenie.text import Prompt, PromptEncoder
+from tests.instgenie.edits import a_request, an_editor, pixels, random_picture
+
+pytestmark = pytest.mark.asyncio
+
+
+def pixels_of(picture: Image.Image) -> Pixels:
+    """The picture as it travels."""
+    assert picture.mode in ("RGB", "RGBA")
+    return Pixels(picture.width, picture.height, picture.mode, picture.tobytes())  # type: ignore[arg-type]
+
+
+def an_order(**settings: Any) -> EditOrder:
+    """The edit of `a_request`."""
+    request = a_request()
+    values: dict[str, Any] = {
+        "id": "edit",
+        "picture": pixels_of(request.picture),
+        "mask": request.mask.astype(np.uint8).tobytes(),
+        "prompt": request.prompt,
+        "seed": 0,
+        "halo": 0,
+    }
+    return EditOrder(**(values | settings))
+
+
+def opened(image: bytes) -> Image.Image:
+    """The picture in a file."""
+    return Image.open(io.BytesIO(image))
+
+
+@pytest_asyncio.fixture
+async def replica(builtin_kind: Checkpoint) -> AsyncIterator[LocalReplica]:
+    replica = LocalReplica(an_editor(builtin_kind), "cpu")
+    yield replica
+    await replica.close()
+
+
+async def test_edit_is_the_editors(replica: LocalReplica, builtin_kind: Checkpoint) -> None:
+    reports: list[StepReport] = []
+    outcome = await replica.edit(an_order(), reports.append)
+    expected = an_editor(builtin_kind).edit(a_request())
+    assert np.array_equal(pixels(opened(outcome.image)), pixels(expected.picture))
+    assert (outcome.width, outcome.height) == (64, 64)
+    assert reports == [StepReport(step, 4) for step in range(5)]
+    assert (outcome.timings.cache, outcome.timings.steps) == ("cold", 4)
+    timings = outcome.timings
+    assert min(timings.queue_ms, timings.encode_ms, timings.record_ms, timings.denoise_ms, timings.decode_ms) > 0
+
+
+async def test_previews_are_spread_over_the_steps(replica: LocalReplica) -> None:
+    reports: list[StepReport] = []
+    await replica.edit(an_order(steps=8, previews=3), reports.append)
+    made = {report.step: report.preview for report in reports if report.preview is not None}
+    assert list(made) == [2, 4, 6]
+    for preview in made.values():
+        assert opened(preview).size == (64, 64)
+
+
+async def test_preview_steps() -> None:
+    for steps in range(1, 30):
+        for previews in range(4):
+            chosen = preview_steps(steps, previews)
+            assert len(chosen) == min(previews, steps - 1)
+            assert chosen <= set(range(1, steps))
+
+
+async def test_cache_policies(replica: LocalReplica) -> None:
+    with pytest.raises(TemplateNotCachedError, match="is not cached"):
+        await replica.edit(an_order(cache="only"), lambda _: None)
+    caches = [
+        (await replica.edit(an_order(cache=policy), lambda _: None)).timings.cache
+        for policy in ("off", "auto", "only", "auto")
+    ]
+    assert caches == ["off", "cold", "hit", "hit"]
+
+
+async def test_warm_then_edit(replica: LocalReplica) -> None:
+    reports: list[WarmReport] = []
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
+    assert [(r.number, r.windows, r.box, r.outcome) for r in reports] == [(1, 1, (0, 0, 64, 64), "cold")]
+    assert (await replica.edit(an_order(cache="only"), lambda _: None)).timings.cache == "hit"
+
+
+async def test_without_crop_the_whole_picture_is_seen(replica: LocalReplica) -> None:
+    picture = random_picture(200, 150)
+    mask = np.zeros((150, 200), np.uint8)
+    mask[10:20, 10:20] = 1
+    order = an_order(picture=pixels_of(picture), mask=mask.tobytes(), steps=1)
+    window, whole = [await replica.edit(replace(order, crop=crop), lambda _: None) for crop in (True, False)]
+    assert window.timings.tokens_active > whole.timings.tokens_active  # the mask is larger in its window
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps: 0 is not in 1..1000"),
+        ({"strength": 2.0}, "strength: 2.0"),
+        ({"mask": bytes(64 * 64)}, "mask: is empty"),
+        ({"prompt": "\ud83d"}, "prompt: character 0"),
+    ],
+)
+async def test_bad_orders_are_the_callers_fault(replica: LocalReplica, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        await replica.edit(an_order(**settings), lambda _: None)
+    assert str(caught.value).startswith(message)
+    assert (await replica.edit(an_order(), lambda _: None)).width == 64
+
+
+class StoppedPrompts:
+    """A prompt encoder that waits at some text until it is let go, or fails there."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self.encoder = encoder
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def encode(self, texts: list[str]) -> list[Prompt]:
+        if "stop" in texts:
+            self.reached.set()
+            assert self.go.wait(10)
+        if "fail" in texts:
+            raise RuntimeError("the encoder broke")
+        return self.encoder.encode(texts)
+
+
+@pytest_asyncio.fixture
+async def stopped(builtin_kind: Checkpoint) -> AsyncIterator[tuple[LocalReplica, StoppedPrompts]]:
+    prompts = StoppedPrompts(builtin_kind.prompts)
+    replica = LocalReplica(an_editor(replace(builtin_kind, prompts=prompts)), "cpu")
+    yield replica, prompts
+    prompts.go.set()
+    await replica.close()
+
+
+async def test_failure_is_told_and_the_replica_lives_on(stopped: tuple[LocalReplica, StoppedPrompts]) -> None:
+    replica, _ = stopped
+    with pytest.raises(ReplicaError, match="RuntimeError: the encoder broke"):
+        await replica.edit(an_order(prompt="fail"), lambda _: None)
+    assert (await replica.edit(an_order(), lambda _: None)).width == 64
+
+
+async def test_cancelled_edit_takes_no_further_step(stopped: tuple[LocalReplica, StoppedPrompts]) -> None:
+    replica, prompts = stopped
+    reports: list[StepReport] = []
+    task = asyncio.create_task(replica.edit(an_order(prompt="stop"), reports.append))
+    await asyncio.to_thread(prompts.reached.wait, 10)
+    waiting = asyncio.create_task(replica.edit(an_order(seed=1), reports.append))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    prompts.go.set()
+    assert (await waiting).width == 64  # the next one gets its turn
+    assert [report.step for report in reports] == [0, 1, 2, 3, 4]  # none of the cancelled one
+
+
+async def test_cancelled_while_it_waits_never_starts(stopped: tuple[LocalReplica, StoppedPrompts]) -> None:
+    replica, prompts = stopped
+    first = asyncio.create_task(replica.edit(an_order(prompt="stop"), lambda _: None))
+    await asyncio.to_thread(prompts.reached.wait, 10)
+    reports: list[StepReport] = []
+    second = asyncio.create_task(replica.edit(an_order(), reports.append))
+    await asyncio.sleep(0)
+    second.cancel()
+    prompts.go.set()
+    await first
+    await replica.edit(an_order(), lambda _: None)
+    assert not reports
+    assert second.cancelled()
+
+
+async def test_closing_fails_what_waits(builtin_kind: Checkpoint) -> None:
+    prompts = StoppedPrompts(builtin_kind.prompts)
+    replica = LocalReplica(an_editor(replace(builtin_kind, prompts=prompts)), "cpu")
+    tasks = [asyncio.create_task(replica.edit(an_order(prompt="stop"), lambda _: None)) for _ in range(3)]
+    await asyncio.to_thread(prompts.reached.wait, 10)
+    closing = asyncio.create_task(replica.close())
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    prompts.go.set()
+    await closing
+    assert [str(result) for result in results] == 3 * ["the replica was closed"]
+    with pytest.raises(ReplicaError, match="the replica was closed"):
+        await replica.edit(an_order(), lambda _: None)
+
+
+async def test_predicted_seconds_grow_with_the_work(replica: LocalReplica) -> None:
+    await replica.calibrate()
+    everything = np.ones(64 * 64, np.uint8).tobytes()
+    small, large, dense, short = (
+        replica.predicted_seconds(an_order(**settings))
+        for settings in ({}, {"mask": everything}, {"cache": "off"}, {"steps": 1})
+    )
+    assert 0 < short < small < large <= dense
+    assert small < 60
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"), [("PNG", Output("png")), ("WEBP", Output("webp")), ("JPEG", Output("jpeg"))]
+)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+async def test_files(kind: str, output: Output, mode: str) -> None:
+    picture = random_picture(40, 30, mode)
+    picture.info["icc_profile"] = b"a profile"
+    file = opened(encode_picture(picture, output))
+    assert (file.format, file.size) == (kind, (40, 30))
+    assert file.info["icc_profile"] == b"a profile"
+    if kind != "JPEG":
+        assert np.array_equal(np.asarray(file.convert(mode)), pixels(picture))
+
+
+async def test_output_quality_and_size() -> None:
+    picture = random_picture(40, 30)
+    sizes = [len(encode_picture(picture, Output("jpeg", quality=quality))) for quality in (0, 30, 100)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]
+    assert opened(encode_picture(picture, Output("png", size=(80, 60)))).size == (80, 60)
