@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from builtin_recipe.scenes import Pixels, load_atlas, put
+from builtin_recipe.pictures import load_atlas
+from builtin_recipe.scenes import Pixels, put
 from instgenie.checkpoint import BUILTIN
 
 SIZE = 384

@@ -1,12 +1,16 @@
-"""Contact sheet of held-out cases: template, mask, prompt, dense edit, cached edit.
+"""Contact sheet of held-out cases: the picture with its mask hatched, the dense edit, the cached edit, the prompt.
 
-python scripts/bench/contact_sheet.py OUT.png [--model FOLDER] [--cases 24]
+    python scripts/bench/contact_sheet.py OUT.png [--model FOLDER] [--pictured 36] [--shapes 6]
+
+Pictured things are taken from all over their list, each one once, then coloured shapes, two empty backgrounds, and
+one thing small and big.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +19,58 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from builtin_recipe.evaluation import Case, held_out_cases
-from builtin_recipe.scenes import load_atlas
+from builtin_recipe.cases import Case, held_out_cases, sized_cases
+from builtin_recipe.evaluation import Edits
+from builtin_recipe.pictures import load_atlas
 from instgenie.checkpoint import BUILTIN, load_checkpoint
 from instgenie.compute_dtype import measure_dtypes
 from instgenie.editor import Editor
+from instgenie.host import quiet_libraries
 from instgenie_cache import MemoryStore
 
-HEADINGS = ("template", "mask", "dense edit", "cached edit")
-CAPTION_PIXELS = 18
+HEADINGS = ("masked", "dense edit", "cached edit")
+TILE = 128  # pixels of a shown picture
+CAPTION, GAP, SEAM = 19, 10, 2  # pixels below a case, beside it, between its pictures
+NOTHING = 2
+# Beyond this a README loads slowly.
+MAX_BYTES = 1_500_000
 
 
-def tile(editor: Editor, case: Case) -> Image.Image:
-    """One case: its four pictures side by side, the prompt below."""
+def shown_cases(pictured: int, shapes: int, size: int, pictures: Mapping[str, Image.Image]) -> list[Case]:
+    """The sheet's cases; no thing is among the pictured ones twice."""
+    cases = held_out_cases("pictured", pictured, size, pictures, leap=True)
+    labels = [case.scene.concept.label for case in cases]
+    assert len(set(labels)) == len(labels), f"{pictured} cases show only {len(set(labels))} things"
+    cases += held_out_cases("shape", shapes, size, pictures, leap=True)
+    cases += held_out_cases("nothing", NOTHING, size, pictures)
+    cases += sized_cases(1, size, pictures)[0]
+    return cases
+
+
+def tile(editor: Edits, case: Case) -> Image.Image:
+    """One case: its pictures side by side, the prompt below."""
     request = case.request()
-    overlay = np.array(request.picture)
-    overlay[request.mask] = (overlay[request.mask] * 0.25 + np.array([255, 0, 255]) * 0.75).astype(np.uint8)
-    pictures = [request.picture, Image.fromarray(overlay), editor.dense(request).picture, editor.edit(request).picture]
-    width, height = request.picture.size
-    sheet = Image.new("RGB", (4 * width + 12, height + CAPTION_PIXELS + 4), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i * width, 0))
-    ImageDraw.Draw(sheet).text((2, height), case.prompt, "black", ImageFont.load_default(14))
+    hatched = np.array(request.picture)
+    y, x = np.indices(request.mask.shape)
+    hatched[request.mask & ((x + y) // 6 % 2 == 0)] = (255, 0, 255)
+    edits = [editor.edit(case.request(cached=cached)).picture for cached in (False, True)]
+    strip = Image.new("RGB", (len(HEADINGS) * (TILE + SEAM), TILE + CAPTION), "white")
+    for i, picture in enumerate((Image.fromarray(hatched), *edits)):
+        strip.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (i * (TILE + SEAM), 0))
+    ImageDraw.Draw(strip).text((2, TILE), case.prompt, "black", ImageFont.load_default(14))
+    return strip
+
+
+def arrange(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
+    """The tiles row by row, with headings over each column."""
+    width, height = tiles[0].width + GAP, tiles[0].height
+    sheet = Image.new("RGB", (width * columns - GAP, height * -(-len(tiles) // columns) + CAPTION), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for column in range(columns):
+        for i, heading in enumerate(HEADINGS):
+            pen.text((column * width + i * (TILE + SEAM) + 2, 0), heading, "black", font)
+    for i, one in enumerate(tiles):
+        sheet.paste(one, (i % columns * width, i // columns * height + CAPTION))
     return sheet
 
 
@@ -44,30 +78,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path, default=BUILTIN)
-    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--pictured", type=int, default=36)
+    parser.add_argument("--shapes", type=int, default=6)
     parser.add_argument("--size", type=int, default=192)
-    parser.add_argument("--columns", type=int, default=2)
+    parser.add_argument("--columns", type=int, default=3)
     options = parser.parse_args()
+    quiet_libraries()
     device = torch.device("cpu")
     editor = Editor(load_checkpoint(options.model, measure_dtypes(device).chosen, device), MemoryStore(1 << 31))
-    pictures = load_atlas()
-    nothing, shapes = options.cases // 12, options.cases // 6
-    pictured = options.cases - nothing - shapes
-    # Every second concept of the list, some of them twice: the others are not shown.
-    cases = held_out_cases("pictured", 2 * pictured, options.size, pictures)[1::2]
-    cases += held_out_cases("shape", shapes, options.size, pictures)
-    cases += held_out_cases("nothing", nothing, options.size, pictures)
-    tiles = [tile(editor, case) for case in cases]
-    width, height = tiles[0].size
-    rows = -(-len(tiles) // options.columns)
-    sheet = Image.new("RGB", (width * options.columns, height * rows + CAPTION_PIXELS), "white")
-    for i in range(options.columns):
-        for j, heading in enumerate(HEADINGS):
-            at = (i * width + j * options.size + 2, 0)
-            ImageDraw.Draw(sheet).text(at, heading, "black", ImageFont.load_default(14))
-    for i, picture in enumerate(tiles):
-        sheet.paste(picture, (i % options.columns * width, i // options.columns * height + CAPTION_PIXELS))
-    sheet.save(options.out)
+    cases = shown_cases(options.pictured, options.shapes, options.size, load_atlas())
+    arrange([tile(editor, case) for case in cases], options.columns).save(options.out, optimize=True)
+    written_bytes = options.out.stat().st_size
+    print(f"{options.out}: {len(cases)} cases, {written_bytes / 1e6:.2f} MB")
+    if written_bytes > MAX_BYTES:
+        sys.exit(f"more than {MAX_BYTES / 1e6:.1f} MB: show fewer cases")
 
 
 if __name__ == "__main__":

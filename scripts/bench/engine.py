@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +20,9 @@ from statistics import median
 import torch
 from diffusers import FluxTransformer2DModel
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.environment import environment
 from instgenie.conditioning import image_ids
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
@@ -137,9 +140,9 @@ def main() -> None:
         for row, figures in results[name].items():
             print(f"{row:18}{figures['ms']:10.1f}{figures['speedup']:10.2f}")
     if options.json:
-        about = {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()}
-        about |= {"device": options.device, "rounds": options.rounds}
-        options.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+        about = {"device": options.device, "rounds": options.rounds, "image_tokens": options.side**2}
+        content = {"about": about, "environment": environment(), "results": results}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

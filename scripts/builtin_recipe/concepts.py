@@ -21,7 +21,7 @@ PICTURED: dict[str, tuple[str, ...]] = {
     "1f344": ("mushroom", "toadstool", "red mushroom"),
     "2615": ("cup of coffee", "coffee", "hot drink"),
     "1f41e": ("ladybug", "ladybird", "lady beetle"),
-    "1f427": ("penguin", "little penguin", "antarctic bird"),
+    "1f427": ("penguin", "black penguin", "antarctic bird"),
     "1f424": ("baby chick", "chick", "yellow chick"),
     "1f437": ("pig", "pig face", "piglet"),
     "1f43c": ("panda", "panda bear", "panda face"),
@@ -31,7 +31,47 @@ PICTURED: dict[str, tuple[str, ...]] = {
     "26bd": ("soccer ball", "football", "white ball with spots"),
     "1f388": ("balloon", "red balloon", "party balloon"),
     "1f381": ("gift", "present", "wrapped gift"),
-    "1f3e0": ("house", "home", "little house"),
+    "1f3e0": ("house", "home", "family house"),
+    "1f34b": ("lemon", "yellow lemon", "citrus"),
+    "1f34d": ("pineapple", "ripe pineapple", "tropical fruit"),
+    "1f352": ("cherries", "red cherries", "pair of cherries"),
+    "1f951": ("avocado", "half avocado", "sliced avocado"),
+    "1f33d": ("ear of corn", "corn", "maize"),
+    "1f966": ("broccoli", "green broccoli", "wild cabbage"),
+    "1f355": ("pizza", "slice of pizza", "pizza slice"),
+    "1f35f": ("french fries", "fries", "chips"),
+    "1f366": ("ice cream", "soft ice cream", "ice cream cone"),
+    "1f382": ("birthday cake", "cake", "cake with candles"),
+    "1f36d": ("lollipop", "candy on a stick", "sweet lollipop"),
+    "1f431": ("cat", "kitten", "cat face"),
+    "1f436": ("dog", "puppy", "dog face"),
+    "1f98a": ("fox", "red fox", "fox face"),
+    "1f981": ("lion", "lion face", "king of the jungle"),
+    "1f430": ("rabbit", "bunny", "rabbit face"),
+    "1f989": ("owl", "brown owl", "wise bird"),
+    "1f420": ("tropical fish", "fish", "striped fish"),
+    "1f419": ("octopus", "octopus with tentacles", "sea creature"),
+    "1f422": ("turtle", "tortoise", "green turtle"),
+    "1f98b": ("butterfly", "blue butterfly", "pretty insect"),
+    "1f41d": ("bee", "honeybee", "bumblebee"),
+    "1f339": ("rose", "red rose", "red flower"),
+    "1f335": ("cactus", "green cactus", "desert plant"),
+    "1f334": ("palm tree", "palm", "tropical tree"),
+    "1f31e": ("sun", "smiling sun", "sun with face"),
+    "2601": ("cloud", "white cloud", "cloud in the sky"),
+    "1f525": ("fire", "flame", "hot flame"),
+    "1f308": ("rainbow", "colorful rainbow", "colourful arch"),
+    "26c4": ("snowman", "snow man", "man of snow"),
+    "1f697": ("car", "red car", "automobile"),
+    "1f68c": ("bus", "school bus", "city bus"),
+    "1f680": ("rocket", "space rocket", "rocket ship"),
+    "26f5": ("sailboat", "boat", "sailing boat"),
+    "1f3c0": ("basketball", "orange ball", "ball for basketball"),
+    "1f511": ("key", "golden key", "door key"),
+    "1f514": ("bell", "golden bell", "ringing bell"),
+    "1f451": ("crown", "golden crown", "crown of a king"),
+    "1f48e": ("gem", "diamond gem", "blue gem stone"),
+    "1f47b": ("ghost", "white ghost", "spooky ghost"),
 }
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -44,9 +84,15 @@ SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "ring", "c
 
 NOTHING = ("empty background", "nothing", "plain background", "remove the object", "just the background", "remove it")
 
+# A size word and the share of the mask that the object then spans; most captions name no size.
+SIZES: dict[str, tuple[float, float]] = {
+    "small": (0.4, 0.6), "tiny": (0.35, 0.5), "big": (0.92, 1.0), "large": (0.92, 1.0),
+}  # fmt: skip
+
 CAPTIONS = ("{}", "a {}", "a picture of a {}", "draw a {}", "a {} here", "add a {}")
 # Kept out of training: the evaluation asks with these.
 HELD_OUT_CAPTIONS = ("put a {} in there", "one {} please", "a nice {}")
+HELD_OUT_NOTHING = ("erase it", "clean background", "leave it empty", "take the object away")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +122,18 @@ def phrase(form: str, name: str) -> str:
     return form.replace("a {}", f"{'an' if name[0] in 'aeio' else 'a'} {{}}").format(name)
 
 
-def caption(concept: Concept, rng: random.Random) -> str:
+def caption(concept: Concept, rng: random.Random, size_word: str = "") -> str:
     """A training caption of the concept."""
     name = rng.choice(concept.names)
-    return name if concept.kind == "nothing" else phrase(rng.choice(CAPTIONS), name)
+    return name if concept.kind == "nothing" else phrase(rng.choice(CAPTIONS), f"{size_word} {name}".strip())
 
 
 def every_caption(concept: Concept) -> list[str]:
     """All captions that `caption` can return."""
     if concept.kind == "nothing":
         return list(concept.names)
-    return [phrase(form, name) for form in CAPTIONS for name in concept.names]
+    named = [f"{word} {name}".strip() for word in ("", *SIZES) for name in concept.names]
+    return [phrase(form, name) for form in CAPTIONS for name in named]
 
 
 def shape_outline(shape: str, points: int = 48) -> list[list[tuple[float, float]]]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from builtin_recipe.concepts import COLOURS, PICTURED, Concept, caption, shape_outline
+from builtin_recipe.concepts import COLOURS, SIZES, Concept, caption, shape_outline
 
-ATLAS = Path(__file__).with_name("concepts.webp")
 Pixels = npt.NDArray[np.float32]  # [H, W, C], 0..1
 
 
@@ -26,31 +24,6 @@ class Scene:
     mask: Pixels
     concept: Concept
     caption: str
-
-
-def load_pictures(folder: Path, codes: Mapping[str, object] = PICTURED) -> dict[str, Image.Image]:
-    """RGBA pictures by code point, cropped to their opaque box and padded to a square of 192 pixels."""
-    pictures = {}
-    for code in codes:
-        path = next(p for p in (folder / f"{code}.webp", folder / f"{code}-fe0f.webp") if p.exists())
-        picture = Image.open(path).convert("RGBA")
-        box = picture.getchannel("A").point(lambda a: 255 * (a > 16)).getbbox()
-        picture = picture.crop(box)
-        side = max(picture.size)
-        square = Image.new("RGBA", (side, side))
-        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-        pictures[code] = square.resize((192, 192), Image.Resampling.LANCZOS)
-    return pictures
-
-
-def load_atlas() -> dict[str, Image.Image]:
-    """The same pictures at 96 pixels, from the sheet that the repository carries (12 a row, in `PICTURED`'s order)."""
-    with Image.open(ATLAS) as sheet:
-        tiles = {
-            code: sheet.crop((96 * (i % 12), 96 * (i // 12), 96 * (i % 12) + 96, 96 * (i // 12) + 96))
-            for i, code in enumerate(PICTURED)
-        }
-        return {code: tile.convert("RGBA").resize((192, 192), Image.Resampling.LANCZOS) for code, tile in tiles.items()}
 
 
 def _noise(size: int, cells: int, rng: np.random.Generator) -> Pixels:
@@ -125,56 +98,102 @@ def put(scene: Pixels, picture: Image.Image, left: int, top: int) -> Pixels:
     return (scene * (1 - rgba[..., 3:]) + rgba[..., :3] * rgba[..., 3:]).astype(np.float32)
 
 
+def _thresholded(layer: Image.Image) -> Pixels:
+    """[S, S] in {0, 1} of an "L" picture."""
+    return (np.asarray(layer, np.float32) > 127).astype(np.float32)
+
+
 def mask_around(
-    left: int, top: int, side: int, picture: Image.Image | None, size: int, rng: np.random.Generator
+    left: int, top: int, side: int, outline: Image.Image | None, size: int, rng: np.random.Generator
 ) -> Pixels:
-    """A mask that holds the square: a loose box, an ellipse round it, or the picture's own outline made wider."""
+    """A mask that holds the square: a loose box, an ellipse round it, or the outline (RGBA) made wider.
+
+    The outline is that of the object, side x side pixels; without one the mask is a box or an ellipse.
+    """
     layer = Image.new("L", (size, size), 0)
     pen = ImageDraw.Draw(layer)
     kind = rng.random()
-    if kind < 0.6 or picture is None:
+    if kind < 0.6:
         grow = rng.uniform(0.0, 0.22, 4) * side
         pen.rectangle((left - grow[0], top - grow[1], left + side + grow[2], top + side + grow[3]), fill=255)
-    elif kind < 0.85:
+    elif kind < 0.8 or outline is None:
         margin = side * rng.uniform(0.1, 0.25)
         pen.ellipse((left - margin, top - margin, left + side + margin, top + side + margin), fill=255)
     else:
         alpha = Image.new("L", (size, size), 0)
-        alpha.paste(picture.getchannel("A"), (left, top))
+        alpha.paste(outline.getchannel("A"), (left, top))
         reach = 2 * int(rng.integers(3, 9)) + 1
         layer = alpha.point(lambda a: 255 * (a > 8)).filter(ImageFilter.MaxFilter(reach))
-    return (np.asarray(layer, np.float32) > 127).astype(np.float32)
+    return _thresholded(layer)
 
 
-def brush_mask(size: int, rng: np.random.Generator) -> Pixels:
-    """A few thick strokes."""
+def brush_mask(left: int, top: int, side: int, size: int, rng: np.random.Generator) -> Pixels:
+    """A few thick strokes whose ends lie in the square."""
     layer = Image.new("L", (size, size), 0)
     pen = ImageDraw.Draw(layer)
-    at = rng.uniform(0.15, 0.85, 2) * size
-    width = int(rng.uniform(0.08, 0.22) * size)
+    corner = np.array((left, top), float)
+    at = corner + rng.uniform(0, 1, 2) * side
+    width = int(rng.uniform(0.12, 0.35) * side) + 2
     for _ in range(int(rng.integers(2, 6))):
-        to = np.clip(at + rng.normal(0, 0.22, 2) * size, 0, size - 1)
+        to = np.clip(at + rng.normal(0, 0.4, 2) * side, corner, corner + side)
         pen.line((*at, *to), fill=255, width=width)
         pen.ellipse((*(to - width / 2), *(to + width / 2)), fill=255)
         at = to
-    return (np.asarray(layer, np.float32) > 127).astype(np.float32)
+    return _thresholded(layer)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The square of a scene, in pixels, that its object and mask stay in."""
+
+    left: int
+    top: int
+    side: int
+
+    def cut(self, mask: Pixels) -> Pixels:
+        """The mask without what lies outside the square."""
+        kept = np.zeros_like(mask)
+        inside = np.s_[self.top : self.top + self.side, self.left : self.left + self.side]
+        kept[inside] = mask[inside]
+        return kept
 
 
 def make_scene(
-    concept: Concept, size: int, pictures: Mapping[str, Image.Image], rng: np.random.Generator, words: random.Random
+    concept: Concept,
+    size: int,
+    pictures: Mapping[str, Image.Image],
+    rng: np.random.Generator,
+    words: random.Random,
+    place: Place | None = None,
+    size_word: str | None = None,
 ) -> Scene:
-    """One case of `size` x `size` pixels; objects span 36...122 pixels whatever the size of the scene."""
+    """One case of `size` x `size` pixels; masks are made for objects of 36...122 pixels, whatever the scene's size.
+
+    Args:
+        pictures: RGBA pictures by code point, square.
+        place: where object and mask stay; None is the whole scene.
+        size_word: one of `SIZES`, or "" for an object that fills the mask; None draws one, mostly "".
+    """
     behind = background(size, rng)
-    side = int(min(rng.uniform(36, 122), size))
-    left, top = (int(v) for v in rng.integers(0, size - side + 1, 2))
-    if rng.random() < 0.3:  # an object to leave alone, which the mask may cut
+    place = place or Place(0, 0, size)
+    side = int(rng.uniform(min(36, place.side), min(122, place.side)))
+    dx, dy = rng.integers(0, place.side - side + 1, 2)
+    left, top = place.left + int(dx), place.top + int(dy)
+    if concept.kind == "nothing":
+        brush = rng.random() < 0.5
+        mask = brush_mask(left, top, side, size, rng) if brush else mask_around(left, top, side, None, size, rng)
+        return Scene(behind, behind, place.cut(mask), concept, caption(concept, words))
+    for _ in range(int(rng.choice(3, p=(0.6, 0.28, 0.12)))):  # objects to leave alone, which the mask may cut
         other = pictures[words.choice(list(pictures))]
         extent = int(rng.uniform(30, 80))
         behind = put(behind, other.resize((extent, extent)), *(int(v) for v in rng.integers(-20, size - 20, 2)))
-    if concept.kind == "nothing":
-        behind = background(size, rng)
-        mask = brush_mask(size, rng) if rng.random() < 0.5 else mask_around(left, top, side, None, size, rng)
-        return Scene(behind, behind, mask, concept, caption(concept, words))
-    picture = picture_of(concept, side, pictures, rng)
-    mask = mask_around(left, top, side, picture, size, rng)
-    return Scene(put(behind, picture, left, top), behind, mask, concept, caption(concept, words))
+    if size_word is None:
+        size_word = words.choice(list(SIZES)) if words.random() < 0.2 else ""
+    low, high = SIZES.get(size_word, (1.0, 1.0))
+    extent = max(16, int(side * rng.uniform(low, high)))
+    dx, dy = (int(v) for v in rng.integers(0, max(0, side - extent) + 1, 2))
+    picture = picture_of(concept, extent, pictures, rng)
+    outline = None if size_word else picture
+    mask = mask_around(left, top, side, outline, size, rng)
+    target = put(behind, picture, left + dx, top + dy)
+    return Scene(target, behind, place.cut(mask), concept, caption(concept, words, size_word))

@@ -74,6 +74,19 @@ def test_wheel_has_every_file_of_the_model(environment: Path) -> None:
     assert builtin_files(site_packages) == builtin_files(REPOSITORY) != set()
 
 
+def test_wheel_carries_every_licence_that_the_notice_names(environment: Path) -> None:
+    licences = [path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("LICENSES/*.txt")]
+    notice = (REPOSITORY / "NOTICE").read_text()
+    assert licences
+    assert all(name in notice for name in licences)
+    (info,) = environment.glob("lib/python*/site-packages/instgenie-*.dist-info")
+    fields = [line.partition(": ") for line in (info / "METADATA").read_text().splitlines()]
+    carried = {value for name, _, value in fields if name == "License-File"}
+    assert carried == {"LICENSE", "NOTICE", *licences}
+    for name in carried:
+        assert (info / "licenses" / name).read_bytes() == (REPOSITORY / name).read_bytes()
+
+
 def test_help(environment: Path, tmp_path: Path) -> None:
     assert "edit" in run(environment / "bin" / "instgenie", "--help", cwd=tmp_path)
 

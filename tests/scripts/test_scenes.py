@@ -1,4 +1,4 @@
-"""The pictures that the embedded model learns from and is measured with."""
+"""The scenes that the embedded model learns from."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from builtin_recipe.concepts import (
-    COLOURS,
     HELD_OUT_CAPTIONS,
+    HELD_OUT_NOTHING,
+    NOTHING,
     SHAPES,
+    SIZES,
     all_concepts,
+    caption,
     every_caption,
     phrase,
     shape_outline,
 )
-from builtin_recipe.evaluation import held_out_cases, nearest_shape, psnr_in_mask, ranked
-from builtin_recipe.scenes import load_atlas, make_scene
+from builtin_recipe.pictures import load_atlas
+from builtin_recipe.scenes import Place, make_scene
 
 
 def test_every_scene_changes_only_what_its_mask_covers() -> None:
@@ -31,11 +34,43 @@ def test_every_scene_changes_only_what_its_mask_covers() -> None:
         assert changed.any() == (concept.kind != "nothing")
 
 
-def test_captions_name_the_concept_and_held_out_forms_are_not_trained_on() -> None:
+def test_object_and_mask_stay_in_their_place() -> None:
+    pictures, words, rng = load_atlas(), random.Random(2), np.random.default_rng(2)
+    place = Place(48, 16, 56)
+    inside = np.zeros((128, 128), bool)
+    inside[16:72, 48:104] = True
+    for concept in all_concepts()[::5]:
+        scene = make_scene(concept, 128, pictures, rng, words, place)
+        assert not scene.mask[~inside].any()
+        assert np.array_equal(scene.target[~inside], scene.background[~inside])
+
+
+@pytest.mark.parametrize(("word", "other"), [("small", "big"), ("tiny", "large")])
+def test_a_size_word_scales_the_object_not_the_mask(word: str, other: str) -> None:
+    pictures, concept = load_atlas(), all_concepts()[0]
+    shares = []
+    for size_word in (word, other):
+        scene = make_scene(concept, 192, pictures, np.random.default_rng(3), random.Random(3), size_word=size_word)
+        assert f"{size_word} " in scene.caption
+        changed = np.abs(scene.target - scene.background).max(2) > 0.02
+        shares.append(changed.sum() / scene.mask.sum())
+    assert shares[0] < 0.6 * shares[1]
+
+
+def test_captions_name_the_concept_and_held_out_ones_are_not_trained_on() -> None:
     for concept in all_concepts():
-        captions = every_caption(concept)
-        assert all(any(name in caption for name in concept.names) for caption in captions)
-        assert not {phrase(form, concept.names[0]) for form in HELD_OUT_CAPTIONS} & set(captions)
+        captions = set(every_caption(concept))
+        assert all(any(name in text for name in concept.names) for text in captions)
+        held_out = {phrase(form, name) for form in HELD_OUT_CAPTIONS for name in concept.names}
+        assert not held_out & captions
+        words = random.Random(0)
+        assert {caption(concept, words, words.choice(["", *SIZES])) for _ in range(50)} <= captions
+    assert not set(HELD_OUT_NOTHING) & set(NOTHING)
+
+
+def test_no_name_means_two_things() -> None:
+    names = [name for concept in all_concepts() for name in concept.names]
+    assert len(set(names)) == len(names)
 
 
 def test_the_article_fits_the_name() -> None:
@@ -49,29 +84,3 @@ def test_shapes_are_drawn_inside_the_unit_square() -> None:
             assert all(-0.05 <= value <= 1.1 for point in polygon for value in point)
     with pytest.raises(ValueError, match="unknown shape 'blob'"):
         shape_outline("blob")
-
-
-def test_retrieval_finds_what_was_drawn_and_not_what_was_not() -> None:
-    pictures = load_atlas()
-    cases = held_out_cases("pictured", 24, 192, pictures)
-    labels = [case.scene.concept.label for case in cases]
-    drawn = [ranked(case.scene.target, case, label, pictures) for case, label in zip(cases, labels, strict=True)]
-    empty = [ranked(case.scene.background, case, label, pictures) for case, label in zip(cases, labels, strict=True)]
-    assert sum(place == 0 for place in drawn) >= 23
-    assert sum(place == 0 for place in empty) <= 5
-
-
-def test_nearest_shape_tells_colours_and_shapes() -> None:
-    cases = held_out_cases("shape", 12, 128, load_atlas())
-    assert {case.scene.concept.colour for case in cases} <= set(COLOURS)
-    assert all(nearest_shape(case.scene.target, case) == case.scene.concept for case in cases)
-
-
-def test_psnr_in_mask_looks_inside_the_mask_only() -> None:
-    first = np.zeros((8, 8, 3), np.float32)
-    second, mask = first.copy(), np.zeros((8, 8), np.float32)
-    mask[2:4, 2:4] = 1
-    second[6, 6] = 1
-    assert psnr_in_mask(first, second, mask) == 99.0
-    second[2:4, 2:4] = 0.1
-    assert psnr_in_mask(first, second, mask) == pytest.approx(20, abs=0.01)

@@ -8,13 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from builtin_recipe.scenes import load_atlas
-from builtin_recipe.training import Recipe, Trainer
+from builtin_recipe.pictures import load_atlas
+from builtin_recipe.training import PATCH, Recipe, Trainer
 from instgenie.checkpoint import load_checkpoint
 from instgenie.text import Prompt
 
 RECIPE = Recipe(
-    latent_channels=8, double_blocks=1, single_blocks=1, heads=1, batch=4, small_size=64, large_size=96, text_tokens=4
+    latent_channels=8,
+    double_blocks=1,
+    single_blocks=1,
+    heads=1,
+    size=96,
+    windows=(4, 6),
+    batch_tokens=256,
+    text_tokens=4,
 )
 
 
@@ -37,22 +44,40 @@ def trainer(seed: int = 0) -> Trainer:
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # autocast, RMSNorm
 def test_training_lowers_the_loss() -> None:
     run = trainer()
-    losses = [run.train_step(64, 1.0) for _ in range(40)]
+    losses = [run.train_step(whole=False, rate=1.0) for _ in range(40)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     first = trainer()
-    first.train_step(64, 1.0)
+    first.train_step(whole=False, rate=1.0)
     first.seconds = 1.5
     first.save(tmp_path / "run.pt")
     second = trainer(seed=1)
     second.load(tmp_path / "run.pt")
-    assert (second.step, second.samples, second.seconds) == (1, 4, 1.5)
+    assert (second.step, second.samples, second.seconds) == (1, first.samples, 1.5)
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert torch.isfinite(torch.tensor(second.train_step(96, 1.0)))
+    assert torch.isfinite(torch.tensor(second.train_step(whole=True, rate=1.0)))
+
+
+def test_a_batch_computes_its_window_and_some_tokens_round_it() -> None:
+    run = trainer()
+    across = RECIPE.size // PATCH
+    for _ in range(20):
+        place, tokens = run.window(whole=False)
+        side = place.side // PATCH
+        assert RECIPE.windows[0] <= side <= RECIPE.windows[1]
+        assert place.left % PATCH == place.top % PATCH == 0
+        rows, columns = tokens // across, tokens % across
+        top, left = place.top // PATCH, place.left // PATCH
+        inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+        assert int(inside.sum()) == side * side
+        assert int((~inside).sum()) == int(RECIPE.context * side * side)
+        assert tokens.tolist() == sorted(set(tokens.tolist()))
+    place, tokens = run.window(whole=True)
+    assert (place.side, len(tokens)) == (RECIPE.size, across * across)
 
 
 def test_a_finished_run_does_not_train_on(tmp_path: Path) -> None:

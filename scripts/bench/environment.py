@@ -1,0 +1,69 @@
+"""What a figure was measured on: every benchmark's JSON has it as `environment`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine, the libraries, the source.
+
+    Attributes:
+        cpu: model name, or the architecture where Linux does not tell it.
+        cores: cores that this process may use.
+        threads: threads of an operation of torch.
+        gpu: of the first CUDA device.
+        commit: of this checkout, with `-dirty` where a file differs from it; None outside git.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    gpu: str | None
+    platform: str
+    python: str
+    torch: str
+    commit: str | None
+
+
+def environment() -> dict[str, str | int | None]:
+    """This process's `Environment`, for JSON."""
+    found = Environment(
+        cpu=cpu_model(_CPUINFO.read_text() if _CPUINFO.exists() else ""),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        platform=platform.platform(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        commit=_commit(),
+    )
+    return asdict(found)
+
+
+def cpu_model(cpuinfo: str) -> str:
+    """The model that /proc/cpuinfo names; the architecture where it names none, as on Arm."""
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _commit() -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = (git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

@@ -1,0 +1,118 @@
+"""Held-out cases for the embedded model: scenes that training did not see, with captions that it did not use."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import gcd
+
+import numpy as np
+from PIL import Image
+
+from builtin_recipe.concepts import (
+    CAPTIONS,
+    HELD_OUT_CAPTIONS,
+    HELD_OUT_NOTHING,
+    Concept,
+    all_concepts,
+    phrase,
+)
+from builtin_recipe.scenes import Scene, make_scene
+from instgenie.request import EditRequest
+
+# Training draws its scenes from small seeds; these start far from them, and from each other.
+HELD_OUT_SEEDS = {"pictured": 10_000_000, "shape": 11_000_000, "nothing": 12_000_000}
+SIZED_CASES = 500_000  # number of the first case that has a size word
+SIZE_PAIRS = (("small", "big"), ("tiny", "large"))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A scene whose mask is to be filled.
+
+    Attributes:
+        name: what the prompts call the concept: its label, or one of the synonyms that training used too.
+        prompt: a caption form (for "nothing", a whole caption) that training never used.
+        trained_prompt: one that it used, with the same name.
+    """
+
+    scene: Scene
+    name: str
+    prompt: str
+    trained_prompt: str
+    seed: int
+
+    @property
+    def by_label(self) -> bool:
+        """Whether the concept is called by its label."""
+        return self.name == self.scene.concept.label
+
+    def request(self, prompt: str | None = None, *, cached: bool = True, steps: int | None = None) -> EditRequest:
+        """The edit of this case, on the scene without the object, with another prompt if one is given."""
+        return EditRequest(
+            picture=Image.fromarray(np.rint(self.scene.background * 255).astype(np.uint8)),
+            mask=self.scene.mask > 0,
+            prompt=self.prompt if prompt is None else prompt,
+            seed=self.seed,
+            cached=cached,
+            steps=steps,
+        )
+
+
+def concepts_of(kind: str) -> list[Concept]:
+    """The concepts of a kind, in their fixed order."""
+    return [concept for concept in all_concepts() if concept.kind == kind]
+
+
+def spread(count: int) -> int:
+    """A stride that goes round `count` places in leaps, and meets every one before it meets one again."""
+    return next(stride for stride in range(max(1, round(0.618 * count)), count + 2) if gcd(stride, count) == 1)
+
+
+def held_out_case(
+    concept: Concept, name: str, number: int, size: int, pictures: Mapping[str, Image.Image], size_word: str = ""
+) -> Case:
+    """Case `number` of a concept under that name; the same every time."""
+    seed = HELD_OUT_SEEDS[concept.kind] + number
+    words = random.Random(seed)
+    scene = make_scene(concept, size, pictures, np.random.default_rng(seed), words, size_word=size_word)
+    if concept.kind == "nothing":
+        return Case(scene, name, HELD_OUT_NOTHING[number % len(HELD_OUT_NOTHING)], name, seed)
+    called = f"{size_word} {name}".strip()
+    return Case(
+        scene, name, phrase(words.choice(HELD_OUT_CAPTIONS), called), phrase(words.choice(CAPTIONS), called), seed
+    )
+
+
+def held_out_cases(
+    kind: str, count: int, size: int, pictures: Mapping[str, Image.Image], *, leap: bool = False
+) -> list[Case]:
+    """`count` cases that go round the concepts of a kind, and round the names of each.
+
+    Args:
+        leap: take concepts from all over the list, not its first ones; no concept comes twice before all have come.
+    """
+    concepts = concepts_of(kind)
+    stride = spread(len(concepts)) if leap else 1
+    cases = []
+    for number in range(count):
+        concept = concepts[number * stride % len(concepts)]
+        turn = number % len(concepts) + number // len(concepts)
+        name = concept.names[turn % len(concept.names)]
+        cases.append(held_out_case(concept, name, number, size, pictures))
+    return cases
+
+
+def sized_cases(count: int, size: int, pictures: Mapping[str, Image.Image]) -> list[tuple[Case, Case]]:
+    """`count` scenes of pictured things, each with a case that asks for a small one and a case for a big one."""
+    concepts = concepts_of("pictured")
+    pairs = []
+    for i in range(count):
+        concept = concepts[i * spread(len(concepts)) % len(concepts)]
+        small, big = (
+            held_out_case(concept, concept.label, SIZED_CASES + i, size, pictures, word)
+            for word in SIZE_PAIRS[i % len(SIZE_PAIRS)]
+        )
+        pairs.append((small, replace(big, scene=small.scene)))
+    return pairs

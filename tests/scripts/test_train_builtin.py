@@ -1,0 +1,45 @@
+"""The smoke preset: the whole pipeline from the repository's own files to an edit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from builtin_recipe.cases import held_out_cases
+from builtin_recipe.pictures import load_atlas
+from instgenie.checkpoint import load_checkpoint
+from instgenie.editor import Editor
+from instgenie_cache import MemoryStore
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_builtin.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
+def test_the_smoke_preset_trains_a_model_that_loads_and_edits(tmp_path: Path) -> None:
+    command = (sys.executable, str(SCRIPT), "--preset", "smoke", "--minutes", "0.05", "--out", str(tmp_path / "model"))
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    device = torch.device("cpu")
+    editor = Editor(load_checkpoint(tmp_path / "model", torch.float32, device), MemoryStore(1 << 30))
+    assert editor.checkpoint.settings.canvas_tokens == 144
+    case = held_out_cases("pictured", 1, 96, load_atlas())[0]
+    for cached in (True, False):
+        request = case.request(steps=3, cached=cached)
+        before, after = (np.asarray(picture) for picture in (request.picture, editor.edit(request).picture))
+        assert np.array_equal(before[~request.mask], after[~request.mask])
+        assert not np.array_equal(before[request.mask], after[request.mask])
+
+
+def test_the_real_presets_ask_for_their_data(tmp_path: Path) -> None:
+    command = (sys.executable, str(SCRIPT), "--preset", "cpu", "--out", str(tmp_path / "model"))
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "--preset cpu needs --data" in ran.stderr
+    assert not (tmp_path / "model").exists()
