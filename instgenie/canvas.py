@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
-from instgenie.mask import Mask
+from instgenie.mask import Mask, bounding_box
 from instgenie.window import Window
 
 Weights = npt.NDArray[np.float32]  # [H, W], 0..1
+Channels = npt.NDArray[np.uint8]  # [H, W, C]
 
 
 def canvas_pixels(picture: Image.Image, window: Window) -> Image.Image:
@@ -68,29 +69,64 @@ def paste_back(picture: Image.Image, edited: Image.Image, mask: Mask, window: Wi
         mask: [H, W] of the upload.
         feather: width in pixels of the blend from the upload to the edit, inside the mask.
     Returns:
-        A picture of the upload's mode, byte-identical to it outside the mask; opaque inside it.
+        A picture of the upload's mode and colour profile, byte-identical to it outside the mask; opaque inside it.
     """
     if window.is_scaled:
         edited = edited.resize((window.width, window.height), Image.Resampling.BICUBIC)
-    left, top, right, bottom = window.box
-    weight = _feathered(mask, feather)[top:bottom, left:right, None]
+    left, top, right, bottom = bounding_box(mask)
+    new = np.asarray(edited)[top - window.top : bottom - window.top, left - window.left : right - window.left]
     result = np.array(picture)
-    part = result[top:bottom, left:right].astype(np.float32)
-    new = np.full_like(part, 255)
-    new[..., :3] = np.asarray(edited)
-    blended = np.rint(part + weight * (new - part)).astype(np.uint8)
-    result[top:bottom, left:right] = np.where(weight > 0, blended, result[top:bottom, left:right])
-    return Image.fromarray(result)
+    part = result[top:bottom, left:right]
+    weight = feathered(mask, feather)[..., None]
+    part[...] = np.where(weight > 0, _blend(part, new, weight), part)
+    pasted = Image.fromarray(result)
+    if "icc_profile" in picture.info:
+        pasted.info["icc_profile"] = picture.info["icc_profile"]
+    return pasted
 
 
-def _feathered(mask: Mask, feather: int) -> Weights:
-    """Weight of the edit, [H, W] in 0..1: 0 outside the mask, rising to 1 over `feather` pixels inside it."""
-    weight: Weights = mask.astype(np.float32)
+def _blend(old: Channels, new: Channels, weight: Weights) -> Channels:
+    """From the old pixels, RGB or RGBA, to the new ones, RGB and opaque.
+
+    Alpha is blended with colours premultiplied: a transparent pixel has no colour that could show at the seam.
+    """
+    before, after = old.astype(np.float32), new.astype(np.float32)
+    blended = before[..., :3] + weight * (after - before[..., :3])
+    if old.shape[-1] == 4:
+        share = before[..., 3:] * (1 - weight)  # of the old colour
+        alpha = share + 255 * weight
+        colour = (share * before[..., :3] + 255 * weight * after) / np.maximum(alpha, 1e-6)
+        blended = np.concatenate([colour, alpha], axis=-1)
+    rounded: Channels = np.rint(blended).astype(np.uint8)
+    return rounded
+
+
+def feathered(mask: Mask, feather: int) -> Weights:
+    """Weight of the edit inside the mask's bounding box, 0..1: 0 outside the mask, rising to 1 over `feather` pixels.
+
+    The distance to the outside is counted in king's moves; the picture's border is no outside.
+    """
+    left, top, right, bottom = bounding_box(mask)
     if feather <= 0:
-        return weight
-    layer = Image.fromarray(mask.astype(np.uint8) * 255)
-    steps = np.zeros_like(weight)
-    for _ in range(feather):  # one pixel narrower each time: the sum is the distance to the border, cut at `feather`
-        layer = layer.filter(ImageFilter.MinFilter(3))
-        steps += np.asarray(layer, np.float32) / 255
-    return (weight * (steps + 1) / (feather + 1)).astype(np.float32)
+        return mask[top:bottom, left:right].astype(np.float32)
+    x0, y0 = max(0, left - 1), max(0, top - 1)  # a pixel more: what lies round the box is outside
+    part = mask[y0 : bottom + 1, x0 : right + 1]
+    distance = _king_distance(part, feather + 1)[top - y0 :, left - x0 :][: bottom - top, : right - left]
+    return distance.astype(np.float32) / np.float32(feather + 1)
+
+
+def _king_distance(mask: Mask, limit: int) -> npt.NDArray[np.int32]:
+    """King's moves from each pixel to the nearest one that is not set, at most `limit`.
+
+    Two passes over the rows, down and up (Rosenfeld and Pfaltz, 1966); the moves along a row are one running minimum.
+    """
+    distance = np.where(mask, np.int32(limit), np.int32(0))
+    columns = np.arange(mask.shape[1], dtype=np.int32)
+    for turned in (distance, distance[::-1, ::-1]):
+        above = np.full(mask.shape[1] + 2, limit, np.int32)  # with a column more on either side
+        for row in turned:
+            nearest = np.minimum(np.minimum(above[:-2], above[2:]), above[1:-1]) + 1
+            np.minimum(row, nearest, out=row)
+            np.minimum(row, np.minimum.accumulate(row - columns) + columns, out=row)
+            above[1:-1] = row
+    return distance

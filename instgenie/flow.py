@@ -15,6 +15,9 @@ class FlowShift:
     """How a checkpoint's scheduler warps noise levels (fields of diffusers' FlowMatchEulerDiscreteScheduler).
 
     `dynamic` makes the shift depend on the number of image tokens, linear between the two bases.
+
+    Raises:
+        ParameterError: a value of another type or outside its limits.
     """
 
     shift: float = 1.0
@@ -23,6 +26,21 @@ class FlowShift:
     max_tokens: int = 4096
     base_shift: float = 0.5
     max_shift: float = 1.15
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dynamic, bool):
+            raise ParameterError("dynamic", f"{self.dynamic!r} is neither true nor false")
+        for name in ("shift", "base_shift", "max_shift"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ParameterError(name, f"{value!r} is not a finite number")
+        if self.shift <= 0:
+            raise ParameterError("shift", f"{self.shift} is not above 0")
+        for name in ("base_tokens", "max_tokens"):
+            if type(getattr(self, name)) is not int:
+                raise ParameterError(name, f"{getattr(self, name)!r} is not a whole number")
+        if not 0 < self.base_tokens < self.max_tokens:
+            raise ParameterError("max_tokens", f"{self.max_tokens} is not above base_tokens, {self.base_tokens}")
 
     def apply(self, sigma: float, num_tokens: int) -> float:
         """The warped noise level of `sigma` in 0..1, for a grid of `num_tokens` tokens."""

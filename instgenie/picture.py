@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import warnings
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ MIN_SIDE_PIXELS = 16
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 8
 _FORMATS = ("PNG", "JPEG", "WEBP")
+# What Pillow raises where bytes are not what they should be.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error)
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,18 +43,15 @@ def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
     """
     name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
-            with picture:
-                _check_size(picture.width, picture.height, parameter)
-                picture.load()
-                return _to_rgb(_upright(picture))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as picture:
+            _check_size(picture.width, picture.height, parameter)
+            picture.load()
+            return _to_rgb(_upright(picture))
     except UnidentifiedImageError as error:
         raise PictureError(parameter, f"{name}: not a PNG, JPEG or WebP picture") from error
-    except Image.DecompressionBombError as error:  # Pillow's own, higher limit: told before the size is known
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher limits
         raise PictureError(parameter, f"{name}: more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except _BROKEN as error:
         raise PictureError(parameter, f"{name}: cannot be read: {error}") from error
 
 
@@ -68,7 +67,11 @@ def _check_size(width: int, height: int, parameter: str) -> None:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """A copy, turned as EXIF says. `ImageOps.exif_transpose` writes the EXIF anew too, and fails where a tag is odd."""
-    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:  # of the metadata alone: the pixels are there
+        orientation = 1
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     upright = picture.copy() if turn is None else picture.transpose(turn)
     upright.info.pop("exif", None)
     return upright
@@ -78,6 +81,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     """RGB, or RGBA where the picture has transparency; 16-bit grey is scaled, not clipped."""
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if picture.mode == "RGB" and not picture.has_transparency_data:
-        return picture
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if picture.mode != "RGB" or picture.has_transparency_data:
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    profile = picture.info.get("icc_profile")
+    if profile is not None and profile[16:20] != b"RGB ":  # of a CMYK or grey picture, which is RGB now
+        del picture.info["icc_profile"]
+    return picture

@@ -163,3 +163,37 @@ def test_odd_sizes_through_window_and_canvas(size: tuple[int, int], feather: int
     assert result.size == size
     assert np.array_equal(array(result)[~mask], array(picture)[~mask])
     assert (array(result)[mask] != array(picture)[mask]).any()
+
+
+@pytest.mark.parametrize("feather", [0, 5])
+def test_transparent_pixels_have_no_colour_at_the_seam(feather: int) -> None:
+    """A black but transparent upload round a white edit: no dark fringe, whatever it is laid over."""
+    picture = Image.new("RGBA", (30, 30), (0, 0, 0, 0))
+    mask = np.zeros((30, 30), bool)
+    mask[5:25, 5:25] = True
+    result = array(
+        paste_back(picture, Image.new("RGB", (30, 30), "white"), mask, Window(0, 0, 30, 30, 30, 30), feather)
+    )
+    visible = result[result[..., 3] > 0]
+    assert (visible[:, :3] == 255).all()
+    ramp = result[15, 5 : 6 + feather, 3].tolist()
+    assert ramp == [round(255 * (i + 1) / (feather + 1)) for i in range(feather + 1)]
+
+
+def test_opaque_upload_with_alpha_blends_as_without() -> None:
+    picture, edited = random_pixels(40, 40), random_pixels(40, 40, seed=1)
+    mask = np.zeros((40, 40), bool)
+    mask[8:30, 4:35] = True
+    window = Window(0, 0, 40, 40, 40, 40)
+    plain = array(paste_back(picture, edited, mask, window, 6))
+    opaque = array(paste_back(picture.convert("RGBA"), edited, mask, window, 6))
+    assert np.abs(opaque[..., :3].astype(int) - plain).max() <= 1  # rounding
+    assert (opaque[..., 3] == 255).all()
+
+
+def test_colour_profile_stays_and_nothing_else() -> None:
+    picture = random_pixels(20, 20)
+    picture.info = {"icc_profile": b"profile", "exif": b"turned", "dpi": (72, 72)}
+    mask = np.ones((20, 20), bool)
+    result = paste_back(picture, random_pixels(20, 20, seed=1), mask, Window(0, 0, 20, 20, 20, 20))
+    assert result.info == {"icc_profile": b"profile"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,3 +92,25 @@ def test_steps_outside_the_limits(steps: int) -> None:
 def test_strength_outside_the_limits(strength: float) -> None:
     with pytest.raises(ParameterError, match=f"strength: {strength} is not in 0 < strength <= 1"):
         flow_sigmas(4, FlowShift(), 64, strength)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shift": None}, "shift: None is not a finite number"),
+        ({"shift": "3.0"}, "shift: '3.0' is not a finite number"),
+        ({"shift": True}, "shift: True is not a finite number"),
+        ({"shift": 0.0}, "shift: 0.0 is not above 0"),
+        ({"shift": math.inf}, "shift: inf is not a finite number"),
+        ({"base_shift": math.nan}, "base_shift: nan is not a finite number"),
+        ({"max_shift": None}, "max_shift: None is not a finite number"),
+        ({"dynamic": "yes"}, "dynamic: 'yes' is neither true nor false"),
+        ({"base_tokens": 256.0}, "base_tokens: 256.0 is not a whole number"),
+        ({"base_tokens": 4096}, "max_tokens: 4096 is not above base_tokens, 4096"),
+        ({"base_tokens": 0}, "max_tokens: 4096 is not above base_tokens, 0"),
+    ],
+)
+def test_shift_that_no_schedule_can_have(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        FlowShift(**values)
+    assert str(caught.value) == message

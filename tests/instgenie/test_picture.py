@@ -7,6 +7,8 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from instgenie.errors import PictureError
 from instgenie.picture import MAX_ASPECT, MAX_PIXELS, MIN_SIDE_PIXELS, open_picture
@@ -243,3 +245,50 @@ def test_mutated_files_are_read_or_refused(make: Callable[[Image.Image], bytes])
         assert opened.mode in ("RGB", "RGBA")
 
     check()
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0II*\0", b"Exif\0\0MM", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + 40 * b"\xff"]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_metadata_does_not_spoil_a_picture(exif: bytes, kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 20), "teal").save(file, kind, exif=exif)
+    assert open_picture(file.getvalue(), "image").size == (32, 20)
+
+
+def test_profile_of_another_colour_space_is_dropped() -> None:
+    for space, is_kept in ((b"RGB ", True), (b"CMYK", False), (b"GRAY", False)):
+        file = io.BytesIO()
+        profile = bytes(16) + space + bytes(108)
+        Image.new("RGB", (32, 20)).save(file, "PNG", icc_profile=profile)
+        assert ("icc_profile" in open_picture(file.getvalue(), "image").info) == is_kept
+
+
+@cache
+def a_file(kind: str) -> bytes:
+    """A picture with metadata."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, exif=exif, icc_profile=bytes(128))
+    return file.getvalue()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.data())
+def test_damaged_files_are_a_picture_or_an_error_of_ours(kind: str, data: st.DataObject) -> None:
+    content = bytearray(a_file(kind))
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.none(), st.integers(0, len(content))))
+    with suppress(PictureError):
+        assert open_picture(bytes(content[:end]), "image").mode in ("RGB", "RGBA")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 "]), st.binary(max_size=200))
+def test_garbage_is_an_error_of_ours(start: bytes, rest: bytes) -> None:
+    with pytest.raises(PictureError):
+        open_picture(start + rest, "image")

@@ -117,7 +117,7 @@ def edit(
             request = replace(request, cached=loaded.editor.pays_alone(request))
         say("editing")
         result = loaded.editor.edit(request)
-        output.write(result.picture, picture)
+        output.write(result.picture)
         seconds = time.perf_counter() - started
         comparison = None
         if compare:

@@ -61,17 +61,15 @@ class OutputFile:
         if not self._format.has_alpha and _stays_transparent(request):
             raise _error(self.path, f"{self._format.name} cannot hold the picture's transparency: use .png or .webp")
 
-    def write(self, picture: Image.Image, original: Image.Image) -> None:
-        """Write the picture with the original's colour profile; its other metadata is left behind.
+    def write(self, picture: Image.Image) -> None:
+        """Write the picture with its colour profile.
 
         Raises:
             ParameterError: the disk is full, or the folder went away.
         """
         if not self._format.has_alpha:
             picture = picture.convert("RGB")
-        profile = original.info.get("icc_profile")
-        if profile is not None and profile[16:20] != b"RGB ":  # of a CMYK or grey upload, which is RGB by now
-            profile = None
+        profile = picture.info.get("icc_profile")
         try:
             with self._partial.open("wb") as file:
                 picture.save(file, self._format.name, icc_profile=profile, **self._format.options)
