@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from instgenie.records import dtype_name
 from instgenie.request import EditRequest, EditTimings
 from instgenie.running_edit import RunningEdit
 from instgenie.warm_request import WarmRequest
+from instgenie_cache import TemplateLease
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class LocalReplica:
         self._cost = EditCost(seconds_per_token=1e-4)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._waiting: set[_Job] = set()
+        self._pinned: dict[str, TemplateLease] = {}
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._thread.start()
@@ -151,9 +153,30 @@ class LocalReplica:
         """See `Replica`."""
         await self._submit(lambda job: self._warm(job, order, report))
 
+    def pin(self, keys: Iterable[str]) -> int:
+        """See `Replica`."""
+        for key in set(keys) - self._pinned.keys():
+            lease = self._editor.store.lease(key)
+            if lease is not None:
+                self._pinned[key] = lease
+        return sum(key in self._pinned for key in set(keys))
+
+    def unpin(self, keys: Iterable[str]) -> None:
+        """See `Replica`."""
+        for key in self._pinned.keys() & set(keys):
+            self._pinned.pop(key).release()
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """See `Replica`."""
+        keys = set(keys)
+        self.unpin(keys)
+        for key in keys:
+            self._editor.store.delete(key)
+
     async def close(self) -> None:
         """See `Replica`."""
         self._is_closed = True
+        self.unpin(list(self._pinned))
         for job in list(self._waiting):
             job.cancelled.set()
             if not job.future.done():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -168,6 +168,18 @@ class Replica(Protocol):
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
         """Record templates; `report` is called on the loop after each window."""
+        ...
+
+    def pin(self, keys: Iterable[str]) -> int:
+        """Keep templates, by key, from being evicted; how many of them are there. Pinning twice is pinning once."""
+        ...
+
+    def unpin(self, keys: Iterable[str]) -> None:
+        """Let templates be evicted again."""
+        ...
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop the records of templates, pinned ones too; edits that use them go on."""
         ...
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from instgenie.errors import InvalidInputError, ReplicaError, TemplateNotCachedE
 from instgenie.local_replica import LocalReplica, encode_picture, preview_steps
 from instgenie.orders import EditOrder, Output, Pixels, StepReport, WarmOrder, WarmReport
 from instgenie.text import Prompt, PromptEncoder
+from instgenie_cache import MemoryStore
 from tests.instgenie.edits import a_request, an_editor, pixels, random_picture
 
 pytestmark = pytest.mark.asyncio
@@ -100,6 +101,26 @@ async def test_warm_then_edit(replica: LocalReplica) -> None:
     await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
     assert [(r.number, r.windows, r.box, r.outcome) for r in reports] == [(1, 1, (0, 0, 64, 64), "cold")]
     assert (await replica.edit(an_order(cache="only"), lambda _: None)).timings.cache == "hit"
+
+
+async def test_pinned_template_stays_until_it_is_unpinned_or_forgotten(builtin_kind: Checkpoint) -> None:
+    one_template_bytes = 4 * 2 * 2 * 64 * 2 * 16 * 4
+    replica = LocalReplica(an_editor(builtin_kind, MemoryStore(one_template_bytes)), "cpu")
+    first, second = (random_picture(seed=seed) for seed in (1, 2))
+    reports: list[WarmReport] = []
+    for picture in (first, second):  # the second evicts the first
+        await replica.warm(WarmOrder(id="warm", picture=pixels_of(picture)), reports.append)
+    keys = [report.key for report in reports]
+    assert replica.pin(keys) == replica.pin(keys) == 1
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(first)), reports.append)
+    assert reports[-1].outcome == "refused"
+    replica.unpin(keys)
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(first)), reports.append)
+    assert reports[-1].outcome == "cold"
+    assert replica.pin(keys) == 1
+    replica.forget(keys)
+    assert replica.pin(keys) == 0
+    await replica.close()
 
 
 async def test_without_crop_the_whole_picture_is_seen(replica: LocalReplica) -> None:
