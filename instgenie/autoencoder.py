@@ -65,6 +65,8 @@ class KlCodec:
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         self._autoencoder = autoencoder.eval()
         config = autoencoder.config
+        if not config.scaling_factor:
+            raise ValueError(f"scaling_factor = {config.scaling_factor!r} is not a number above 0")
         self.patch: int = self.pack * 2 ** (len(config.block_out_channels) - 1)
         self.channels: int = config.latent_channels * self.pack**2
         self._shift, self._scale = config.shift_factor or 0.0, config.scaling_factor

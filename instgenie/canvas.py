@@ -11,8 +11,9 @@ from torch import Tensor
 from instgenie.mask import Mask, bounding_box
 from instgenie.window import Window
 
-Weights = npt.NDArray[np.float32]  # [H, W], 0..1
+Weights = npt.NDArray[np.float32]  # [H, W] or [H, W, 1], 0..1
 Channels = npt.NDArray[np.uint8]  # [H, W, C]
+_STRIP_ROWS = 64  # blended at a time: as floats, all of a 64 megapixel upload would take gigabytes
 
 
 def canvas_pixels(picture: Image.Image, window: Window) -> Image.Image:
@@ -43,9 +44,10 @@ def _any_of_parts(mask: Mask, parts: int, axis: int) -> Mask:
     length = mask.shape[axis]
     start = np.arange(parts) * length // parts
     end = -(-np.arange(1, parts + 1) * length // parts)
-    before = np.insert(np.cumsum(mask, axis=axis), 0, 0, axis=axis)
-    masked: Mask = np.take(before, end, axis) > np.take(before, start, axis)
-    return masked
+    bounds = np.stack([start, end], axis=1).ravel()  # reduced from each to the next: every second one is a part
+    lines = np.moveaxis(mask, axis, 0)
+    padded = np.concatenate([lines, np.zeros_like(lines[:1])])  # the last end is an index too
+    return np.moveaxis(np.logical_or.reduceat(padded, bounds)[::2], 0, axis)
 
 
 def to_tensor(pixels: Image.Image) -> Tensor:
@@ -77,8 +79,10 @@ def paste_back(picture: Image.Image, edited: Image.Image, mask: Mask, window: Wi
     new = np.asarray(edited)[top - window.top : bottom - window.top, left - window.left : right - window.left]
     result = np.array(picture)
     part = result[top:bottom, left:right]
-    weight = feathered(mask, feather)[..., None]
-    part[...] = np.where(weight > 0, _blend(part, new, weight), part)
+    weight = feathered(mask, feather)
+    for start in range(0, len(part), _STRIP_ROWS):
+        rows = slice(start, start + _STRIP_ROWS)
+        np.copyto(part[rows], _blend(part[rows], new[rows], weight[rows, :, None]), where=weight[rows, :, None] > 0)
     pasted = Image.fromarray(result)
     if "icc_profile" in picture.info:
         pasted.info["icc_profile"] = picture.info["icc_profile"]
@@ -89,6 +93,11 @@ def _blend(old: Channels, new: Channels, weight: Weights) -> Channels:
     """From the old pixels, RGB or RGBA, to the new ones, RGB and opaque.
 
     Alpha is blended with colours premultiplied: a transparent pixel has no colour that could show at the seam.
+
+    Args:
+        old: [H, W, 3] or [H, W, 4].
+        new: [H, W, 3].
+        weight: [H, W, 1] of the new pixels.
     """
     before, after = old.astype(np.float32), new.astype(np.float32)
     blended = before[..., :3] + weight * (after - before[..., :3])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxFillPipeline, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
-from instgenie.checkpoint import Checkpoint, ModelSettings, load_checkpoint
+from instgenie.checkpoint import Checkpoint, load_checkpoint
 from instgenie.errors import CheckpointError
 from instgenie.flow import FlowShift
+from instgenie.model_settings import ModelSettings, default_settings
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -82,6 +85,53 @@ def test_transformer_without_fill_inputs(builtin_copy: Path) -> None:
     assert not load(builtin_copy).takes_fill
 
 
+@pytest.mark.parametrize(
+    ("takes_fill", "distilled", "expected"),
+    [(True, True, (50, 30.0, 512)), (False, True, (28, 3.5, 512)), (False, False, (4, 1.0, 256))],
+    ids=["fill", "dev", "schnell"],
+)
+def test_defaults_are_those_of_the_kind(
+    takes_fill: bool, distilled: bool, expected: tuple[int, float, int], flux_copy: Path
+) -> None:
+    (flux_copy / "instgenie.json").unlink()
+    transformer = FluxTransformer2DModel.from_pretrained(flux_copy / "transformer", low_cpu_mem_usage=False)
+    config = dict(transformer.config) | {"guidance_embeds": distilled}
+    if not takes_fill:
+        config["in_channels"] = config["out_channels"]
+    FluxTransformer2DModel(**config).save_pretrained(flux_copy / "transformer")
+    checkpoint = load(flux_copy)
+    settings = checkpoint.settings
+    assert (settings.steps, settings.guidance, settings.text_tokens) == expected
+    assert (checkpoint.takes_fill, checkpoint.distilled) == (takes_fill, distilled)
+
+
+def test_defaults_are_those_of_diffusers() -> None:
+    for pipeline, kind in ((FluxFillPipeline, {"takes_fill": True}), (FluxPipeline, {"takes_fill": False})):
+        settings = default_settings("model", distilled=True, **kind)
+        parameters = signature(pipeline.__call__).parameters
+        assert settings.steps == parameters["num_inference_steps"].default
+        assert settings.guidance == parameters["guidance_scale"].default
+        assert settings.text_tokens == parameters["max_sequence_length"].default
+
+
+def test_text_encoder_of_another_width(builtin_copy: Path, flux_copy: Path) -> None:
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(builtin_copy / part)
+    config = BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(config, add_pooling_layer=False).save_pretrained(builtin_copy / "text_encoder")
+    shutil.copytree(flux_copy / "tokenizer_2", builtin_copy / "tokenizer")
+    with pytest.raises(CheckpointError, match="gives 16 and 16 channels"):
+        load(builtin_copy)
+
+
+@pytest.mark.parametrize("change", [{"block_out_channels": []}, {"scaling_factor": None}], ids=str)
+def test_autoencoder_that_cannot_run(flux_copy: Path, change: dict[str, Any]) -> None:
+    edit_json(flux_copy / "vae" / "config.json", lambda c: c.update(change))
+    with pytest.raises(CheckpointError) as caught:
+        load(flux_copy)
+    assert str(flux_copy / "vae") in str(caught.value)
+
+
 def test_wrong_number_of_channels(builtin_copy: Path) -> None:
     transformer = FluxTransformer2DModel.from_pretrained(builtin_copy / "transformer", low_cpu_mem_usage=False)
     FluxTransformer2DModel(**(dict(transformer.config) | {"in_channels": 12})).save_pretrained(
@@ -94,7 +144,7 @@ def test_wrong_number_of_channels(builtin_copy: Path) -> None:
 
 def test_settings_file_is_optional(builtin_copy: Path) -> None:
     (builtin_copy / "instgenie.json").unlink()
-    assert load(builtin_copy).settings == ModelSettings("model")
+    assert load(builtin_copy).settings == ModelSettings("model", 50, 30.0, 4096, 64)  # the encoder has 64 positions
 
 
 BREAKS: dict[str, Callable[[Path], object]] = {
@@ -122,7 +172,27 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "scheduler is no JSON": lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("?"),
     "no steps": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(steps=0)),
     "unknown setting": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(stepps=3)),
-    "nameless": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.pop("name")),
+    "nameless": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(name=None)),
+    "guidance is not a number": lambda folder: edit_json(
+        folder / "instgenie.json", lambda c: c.update(guidance=float("nan"))
+    ),
+    "too many text tokens": lambda folder: edit_json(folder / "instgenie.json", lambda c: c.update(text_tokens=65)),
+    "no text positions": lambda folder: edit_json(
+        folder / "text_encoder" / "config.json", lambda c: c.update(max_position_embeddings=0)
+    ),
+    "RoPE axes of another sum": lambda folder: edit_json(
+        folder / "transformer" / "config.json", lambda c: c.update(axes_dims_rope=[4, 4, 6])
+    ),
+    "RoPE axes are no list": lambda folder: edit_json(
+        folder / "transformer" / "config.json", lambda c: c.update(axes_dims_rope=None)
+    ),
+    "schedule with a null shift": lambda folder: edit_json(
+        folder / "scheduler" / "scheduler_config.json", lambda c: c.update(shift=None)
+    ),
+    "schedule with equal bases": lambda folder: edit_json(
+        folder / "scheduler" / "scheduler_config.json", lambda c: c.update(base_image_seq_len=4096)
+    ),
+    "a weight too many": lambda folder: add_weight(folder / "transformer" / WEIGHTS, "proj_out.scale"),
     "settings are a list": lambda folder: (folder / "instgenie.json").write_text("[]"),
     "settings are bytes": lambda folder: (folder / "instgenie.json").write_bytes(b"\xff\xfe"),
 }
@@ -132,6 +202,12 @@ def cut(path: Path) -> None:
     """Keep the first half of a file."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
+
+
+def add_weight(path: Path, name: str) -> None:
+    """Put a tensor in that no part of the model is."""
+    tensors = load_file(path)
+    save_file(tensors | {name: torch.zeros(3)}, path, metadata={"format": "pt"})
 
 
 def drop_weight(path: Path, name: str) -> None:
@@ -182,13 +258,25 @@ def test_schedule_that_is_not_known(builtin_copy: Path, option: dict[str, Any]) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"steps": 2.5}, {"canvas_tokens": -1}, {"text_tokens": "8"}, {"guidance": "much"}],
+    [
+        {"steps": 0},
+        {"steps": 2.5},
+        {"steps": True},
+        {"steps": 1001},
+        {"canvas_tokens": -1},
+        {"text_tokens": "8"},
+        {"guidance": "much"},
+        {"guidance": -1},
+        {"guidance": float("inf")},
+        {"name": ""},
+    ],
     ids=str,
 )
 def test_settings_outside_their_limits(settings: dict[str, Any]) -> None:
     (name,) = settings
+    values: dict[str, Any] = {"name": "model", "steps": 4, "guidance": 1.0} | settings
     with pytest.raises(CheckpointError, match=name):
-        ModelSettings("model", **settings)
+        ModelSettings(**values)
 
 
 def test_revision_is_that_of_the_content(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
@@ -222,3 +310,23 @@ def test_whatever_changes_an_activation_changes_the_revision(
 def test_flux_weights_change_the_revision(flux_copy: Path, flux_fill_kind: Checkpoint, part: str) -> None:
     flip_last_byte(flux_copy / part)
     assert load(flux_copy).revision != flux_fill_kind.revision
+
+
+@pytest.mark.parametrize("name", ["README.md", "transformer/.DS_Store", "transformer/weights.fp16.safetensors"])
+def test_files_that_are_not_loaded_make_no_difference(builtin_copy: Path, builtin_kind: Checkpoint, name: str) -> None:
+    (builtin_copy / name).write_bytes(b"note")
+    assert load(builtin_copy).revision == builtin_kind.revision
+
+
+def test_folders_name_makes_no_difference(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
+    assert load(builtin_copy.rename(builtin_copy.with_name("renamed"))).revision == builtin_kind.revision
+
+
+def test_sharded_weights(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
+    shutil.rmtree(builtin_copy / "transformer")
+    builtin_kind.forward.transformer.save_pretrained(builtin_copy / "transformer", max_shard_size="100KB")
+    shards = sorted((builtin_copy / "transformer").glob("*.safetensors"))
+    assert len(shards) > 1
+    before = load(builtin_copy)
+    flip_last_byte(shards[-1])
+    assert load(builtin_copy).revision != before.revision

@@ -1,0 +1,145 @@
+"""How a model is used unless a request says otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instgenie.errors import CheckpointError, ParameterError
+from instgenie.flow import MAX_STEPS, FlowShift
+
+SETTINGS_FILE = "instgenie.json"
+MAX_GUIDANCE = 100.0
+MAX_CANVAS_TOKENS = 65_536
+MAX_TEXT_TOKENS = 4096
+# Options of the scheduler which change the noise levels in ways that `FlowShift` does not know.
+_UNKNOWN_OPTIONS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+    "shift_terminal",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """A model's defaults; a folder's `instgenie.json` overrides any of them.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: guidance scale; classifier-free unless the model is guidance-distilled, 1 turns that off.
+        canvas_tokens: image tokens of the size the model works best at.
+        text_tokens: prompt states the transformer gets.
+
+    Raises:
+        CheckpointError: a value of another type or outside its limits.
+    """
+
+    name: str
+    steps: int
+    guidance: float
+    canvas_tokens: int = 4096
+    text_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        label: object = self.name
+        if not isinstance(label, str) or not label:
+            raise CheckpointError(f"name is {label!r}, not a text")
+        for name, limit in (
+            ("steps", MAX_STEPS),
+            ("canvas_tokens", MAX_CANVAS_TOKENS),
+            ("text_tokens", MAX_TEXT_TOKENS),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= limit:
+                raise CheckpointError(f"{name} is {value!r}, not a whole number in 1..{limit}")
+        guidance: object = self.guidance
+        if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= MAX_GUIDANCE:
+            raise CheckpointError(f"guidance is {guidance!r}, not a number in 0..{MAX_GUIDANCE:g}")
+
+
+def default_settings(name: str, *, takes_fill: bool, distilled: bool) -> ModelSettings:
+    """Settings of a model that names none, by its kind.
+
+    They are the defaults of diffusers' pipelines: `FluxFillPipeline` for fill conditioning, `FluxPipeline` for
+    guidance-distilled models (Flux dev); for neither (Flux schnell) those of its documentation: 4 steps, no guidance,
+    256 text tokens.
+    """
+    if takes_fill:
+        return ModelSettings(name, steps=50, guidance=30.0)
+    if distilled:
+        return ModelSettings(name, steps=28, guidance=3.5)
+    return ModelSettings(name, steps=4, guidance=1.0, text_tokens=256)
+
+
+def read_settings(
+    folder: Path, *, takes_fill: bool, distilled: bool, text_positions: int = MAX_TEXT_TOKENS
+) -> ModelSettings:
+    """The settings of a model folder.
+
+    Args:
+        text_positions: the most tokens that its text encoder takes.
+    Raises:
+        CheckpointError: an entry of `instgenie.json` is unknown or outside its limits.
+    """
+    settings = default_settings(folder.resolve().name or "model", takes_fill=takes_fill, distilled=distilled)
+    settings = dataclasses.replace(settings, text_tokens=min(settings.text_tokens, text_positions))
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        return settings
+    try:
+        settings = dataclasses.replace(settings, **read_json(path))
+        if settings.text_tokens > text_positions:
+            message = f"text_tokens is {settings.text_tokens}, the text encoder has {text_positions} positions"
+            raise CheckpointError(message)
+        return settings
+    except TypeError as error:
+        known = ", ".join(field.name for field in dataclasses.fields(settings))
+        raise CheckpointError(f"{path}: an entry is none of {known}: {error}") from error
+    except CheckpointError as error:
+        raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
+
+
+def read_shift(path: Path) -> FlowShift:
+    """The noise schedule that a `scheduler_config.json` describes.
+
+    Raises:
+        CheckpointError: it is unreadable, or of a kind that is not known here.
+    """
+    config = read_json(path)
+    unknown = [name for name in _UNKNOWN_OPTIONS if config.get(name)]
+    if config.get("time_shift_type", "exponential") != "exponential":
+        unknown.append("time_shift_type")
+    if unknown:
+        raise CheckpointError(f"{path}: {unknown[0]} = {config[unknown[0]]!r} is not supported")
+    try:
+        return FlowShift(
+            shift=config.get("shift", 1.0),
+            dynamic=config.get("use_dynamic_shifting", False),
+            base_tokens=config.get("base_image_seq_len", 256),
+            max_tokens=config.get("max_image_seq_len", 4096),
+            base_shift=config.get("base_shift", 0.5),
+            max_shift=config.get("max_shift", 1.15),
+        )
+    except ParameterError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(content).__name__}")
+    return content
