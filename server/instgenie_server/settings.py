@@ -1,24 +1,64 @@
-"""Settings of a server: defaults < TOML file < environment (INSTGENIE_...) < flags; an unknown key is an error."""
+"""Settings of a server: what there is, its defaults and limits. `settings_sources` reads them.
+
+`Settings(...)` takes what it is given and reads neither files nor the environment.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 _MB = 1_000_000
 
 
+def _full_path(path: Path) -> Path:
+    """Absolute, so that it stays the same if the server changes its folder; ~ is the home folder."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError("the home folder that ~ stands for is not known") from error
+
+
+def _host(host: str) -> str:
+    """An address, IPv6 without its brackets, or a name."""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?", host):
+            raise ValueError("must be an IP address or a host name, without a port") from None
+        return host
+
+
+def _base_url(url: str) -> str:
+    """Without a slash at its end, so that paths can be appended."""
+    try:
+        parts = urlsplit(url)
+        port_is_sane = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise ValueError(f"is not a URL: {error}") from error
+    is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_sane
+    if not is_web or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", url):
+        raise ValueError("must look like https://host or https://host/path")
+    return url.rstrip("/?#")
+
+
+FullPath = Annotated[Path, AfterValidator(_full_path)]
+
+
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class EngineSettings(_Group):
     """What is served, and on what."""
 
-    model: Path | None = Field(
+    model: FullPath | None = Field(
         default=None, description="Model folder in the diffusers format; none is the embedded model."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto measures which is faster.")
@@ -47,7 +87,7 @@ class LimitSettings(_Group):
 class RetentionSettings(_Group):
     """How long finished jobs and their pictures are kept."""
 
-    age_seconds: float = Field(default=86_400, gt=0)
+    age_seconds: float = Field(default=86_400, gt=0, description="Since the job's end.")
     bytes: int = Field(
         default=4_000 * _MB, ge=0, description="Of inputs and results; the oldest finished jobs go first."
     )
@@ -58,33 +98,37 @@ class AuthSettings(_Group):
     """Who may call."""
 
     required: bool | None = Field(default=None, description="none: only where the server is bound beyond loopback.")
-    url_secret: SecretStr | None = Field(
-        default=None, description="Signs the addresses of results; none is made at start."
+    failures_per_minute: int = Field(
+        default=30, ge=1, description="Wrong keys that one address may try; beyond it only keys known as right pass."
     )
+    url_secret: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Signs the addresses of results; without it one is made at start, and ends with the server.",
+    )
+    url_seconds: float = Field(default=3600, gt=0, description="How long a signed address of a result is good.")
 
 
 class LogSettings(_Group):
     """What is logged, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least that is told.")
     format: Literal["auto", "json", "text"] = Field(
         default="auto", description="auto: text on a terminal, else JSON lines."
     )
 
 
-class Settings(BaseSettings):
+class Settings(_Group):
     """All settings."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="INSTGENIE_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        default="127.0.0.1", description="Where to listen. Beyond this machine, API keys are needed."
     )
-
-    host: str = "127.0.0.1"
     port: int = Field(default=8731, ge=0, le=65_535, description="0 takes a free one.")
-    data_dir: Path = Field(
+    data_dir: FullPath = Field(
         default=Path("~/.local/share/instgenie"), description="Jobs, pictures and keys are kept here."
     )
-    public_url: str | None = Field(
+    public_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
         default=None, description="How clients reach the server, for addresses in its replies."
     )
     engine: EngineSettings = EngineSettings()

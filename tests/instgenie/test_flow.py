@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,20 +98,52 @@ def test_strength_outside_the_limits(strength: float) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"shift": None}, "shift: None is not a finite number"),
-        ({"shift": "3.0"}, "shift: '3.0' is not a finite number"),
-        ({"shift": True}, "shift: True is not a finite number"),
-        ({"shift": 0.0}, "shift: 0.0 is not above 0"),
-        ({"shift": math.inf}, "shift: inf is not a finite number"),
-        ({"base_shift": math.nan}, "base_shift: nan is not a finite number"),
-        ({"max_shift": None}, "max_shift: None is not a finite number"),
+        ({"shift": None}, "shift: None is not a number"),
+        ({"shift": "3.0"}, "shift: '3.0' is not a number"),
+        ({"shift": True}, "shift: True is not a number"),
+        ({"shift": 0.0}, "shift: 0.0 is not in 1e-06..1e+06"),
+        ({"shift": -3}, "shift: -3 is not in 1e-06..1e+06"),
+        ({"shift": 1e300}, "shift: 1e+300 is not in 1e-06..1e+06"),
+        ({"shift": 10**400}, f"shift: {10**400} is not in 1e-06..1e+06"),  # JSON has such numbers, float has not
+        ({"shift": math.inf}, "shift: inf is not in 1e-06..1e+06"),
+        ({"base_shift": math.nan}, "base_shift: nan is not in -13.8155..13.8155"),
+        ({"max_shift": 1150}, "max_shift: 1150 is not in -13.8155..13.8155"),
+        ({"max_shift": None}, "max_shift: None is not a number"),
         ({"dynamic": "yes"}, "dynamic: 'yes' is neither true nor false"),
+        ({"dynamic": 1}, "dynamic: 1 is neither true nor false"),
         ({"base_tokens": 256.0}, "base_tokens: 256.0 is not a whole number"),
+        ({"base_tokens": True}, "base_tokens: True is not a whole number"),
         ({"base_tokens": 4096}, "max_tokens: 4096 is not above base_tokens, 4096"),
-        ({"base_tokens": 0}, "max_tokens: 4096 is not above base_tokens, 0"),
+        ({"base_tokens": 0}, "base_tokens: 0 is not in 1..1e+09"),
+        ({"max_tokens": 10**400}, f"max_tokens: {10**400} is not in 1..1e+09"),
     ],
 )
 def test_shift_that_no_schedule_can_have(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         FlowShift(**values)
     assert str(caught.value) == message
+
+
+SHIFTS = st.builds(
+    FlowShift,
+    shift=st.floats(1e-6, 1e6),
+    dynamic=st.booleans(),
+    base_tokens=st.integers(1, 4096),
+    max_tokens=st.integers(4097, 10**9),
+    base_shift=st.floats(-13, 13),
+    max_shift=st.floats(-13, 13),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(SHIFTS, st.integers(1, MAX_STEPS), st.integers(1, 10**6))
+def test_every_shift_that_is_taken_has_a_schedule(shift: FlowShift, steps: int, num_tokens: int) -> None:
+    levels = flow_sigmas(steps, shift, num_tokens)
+    assert all(high > low for high, low in pairwise(levels))
+    assert levels[0] == pytest.approx(1)
+
+
+def test_steep_line_through_two_close_bases_has_a_schedule() -> None:
+    for base_shift, max_shift in ((0.5, 1.15), (1.15, 0.5)):
+        levels = flow_sigmas(28, FlowShift(1.0, True, 256, 257, base_shift, max_shift), 65_536)
+        assert all(high > low for high, low in pairwise(levels))

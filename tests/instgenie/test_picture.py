@@ -257,6 +257,43 @@ def test_broken_metadata_does_not_spoil_a_picture(exif: bytes, kind: str) -> Non
     assert open_picture(file.getvalue(), "image").size == (32, 20)
 
 
+def jpeg_with_exif(*tags: tuple[int, int, int, bytes], pixels: Image.Image) -> bytes:
+    """A JPEG without a JFIF header, as cameras write it, whose EXIF has these tags: number, type, count, value."""
+    packed = b"".join(struct.pack(">HHI4s", *tag) for tag in tags)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(tags)) + packed + bytes(4)
+    data = encoded(pixels, "JPEG")
+    jfif_end = 4 + int.from_bytes(data[4:6])
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[jfif_end:]
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize("kind", [2, 3, 5, 7])
+def test_resolution_without_a_value_does_not_spoil_a_jpeg(kind: int, is_file: bool, tmp_path: Path) -> None:
+    pixels = Image.new("RGB", (32, 20), "teal")
+    data = jpeg_with_exif((282, kind, 0, bytes(4)), (296, 3, 1, b"\0\2\0\0"), pixels=pixels)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    opened = open_picture(path if is_file else data, "image")
+    assert np.array_equal(array(opened), array(open_picture(encoded(pixels, "JPEG"), "image")))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([258, 271, 274, 282, 283, 296, 306, 330, 34665, 34853, 37500, 40965]),
+            st.integers(0, 15),
+            st.sampled_from([0, 1, 2, 7, 2**16, 2**32 - 1]),
+            st.binary(min_size=4, max_size=4),
+        ),
+        max_size=6,
+    )
+)
+def test_no_exif_spoils_a_jpeg(tags: list[tuple[int, int, int, bytes]]) -> None:
+    opened = open_picture(jpeg_with_exif(*tags, pixels=Image.new("RGB", (32, 20), "teal")), "image")
+    assert opened.size in ((32, 20), (20, 32))
+
+
 def test_profile_of_another_colour_space_is_dropped() -> None:
     for space, is_kept in ((b"RGB ", True), (b"CMYK", False), (b"GRAY", False)):
         file = io.BytesIO()

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from instgenie_server.cli.config import config
 from instgenie_server.cli.doctor import doctor
 from instgenie_server.cli.edit import edit
+from instgenie_server.cli.keys import keys
+from instgenie_server.cli.serve import serve
 
 MAX_MESSAGE_CHARS = 600  # of loaders' messages, which may list every weight of a model
 
@@ -18,10 +21,11 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         from instgenie.errors import CheckpointError, InvalidInputError
+        from instgenie_server.operator_error import OperatorError
 
         try:
             return super().invoke(ctx)
-        except InvalidInputError as error:
+        except (InvalidInputError, OperatorError) as error:
             message = str(error)
         except CheckpointError as error:
             message = f"model: {error}"
@@ -35,6 +39,9 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(edit)
 app.command()(doctor)
+app.command()(serve)
+app.add_typer(keys, name="keys")
+app.add_typer(config, name="config")
 
 
 def _print_version(wanted: bool) -> None:

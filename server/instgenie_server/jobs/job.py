@@ -33,9 +33,11 @@ class Job:
         params: everything of the order but its pictures, JSON; the seed is chosen before it is stored.
         image, mask: digests of the stored uploads; mask None: the image's own alpha.
         result: digest of the stored file.
-        attempts: how often it was started; more than `MAX_ATTEMPTS` is a failure.
-        created_at ...: seconds since 1970.
-        detail: of the end: timings of a done job, message and code of a failed one.
+        attempts: how often it was started; it is never started more than `MAX_ATTEMPTS` times. An attempt that an
+            orderly shutdown cut short is not counted.
+        created_at ...: seconds since 1970; started_at is that of the last attempt.
+        detail: of the end: timings of a done job, message and code of any other.
+        predicted_seconds: how long it keeps the replica busy, as foreseen when it was accepted.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    predicted_seconds: float = 0.0
 
 
 MAX_ATTEMPTS = 3

@@ -1,0 +1,101 @@
+"""The server put together: its resources open in order when it starts, and close in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+
+from aiohttp import web
+
+from instgenie.orders import Replica
+from instgenie_server import middleware
+from instgenie_server.access.auth import make_authenticator
+from instgenie_server.access.rate_limit import RateLimiter
+from instgenie_server.app_keys import AUTHENTICATOR, IN_FLIGHT, METRICS, RATE_LIMITER, SETTINGS
+from instgenie_server.edit_service import EditService
+from instgenie_server.engine_slot import Engine, EngineSlot
+from instgenie_server.in_flight import InFlight
+from instgenie_server.intake.decode import PictureDecoder
+from instgenie_server.jobs import open_jobs
+from instgenie_server.metrics import Metrics
+from instgenie_server.observed_replica import ObservedReplica
+from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
+from instgenie_server.routes.keys import DECODER, ENGINE, UPLOADS
+from instgenie_server.routes.read_edit import make_order
+from instgenie_server.settings import Settings
+from instgenie_server.template_registry import TemplateRegistry
+
+DRAIN_SECONDS = 10.0
+
+OpenReplica = Callable[[], AbstractAsyncContextManager[Replica]]
+
+
+def make_app(settings: Settings, open_replica: OpenReplica) -> web.Application:
+    """The application. It answers at once; the replica is opened in the background, and closed when it ends.
+
+    Args:
+        open_replica: gives a replica that is ready to edit.
+    """
+    app = web.Application()
+    app[SETTINGS] = settings
+    app[METRICS] = Metrics()
+    app[IN_FLIGHT] = InFlight()
+    app[ENGINE] = EngineSlot()
+    app[a1111.RUNNING] = {}
+    app[RATE_LIMITER] = RateLimiter(settings.limits.requests_per_minute)
+    middleware.install(app)
+    for surface in (health, models, openai, edits, templates, a1111, contract):
+        app.add_routes(surface.routes)
+    app.cleanup_ctx.extend([_access, _intake, lambda app: _engine(app, open_replica)])
+    app.on_shutdown.append(_drain)
+    return app
+
+
+async def _access(app: web.Application) -> AsyncIterator[None]:
+    app[AUTHENTICATOR] = make_authenticator(app[SETTINGS])
+    yield
+    app[AUTHENTICATOR].close()
+
+
+async def _intake(app: web.Application) -> AsyncIterator[None]:
+    limits = app[SETTINGS].limits
+    app[UPLOADS] = asyncio.Semaphore(limits.uploads)
+    app[DECODER] = PictureDecoder(limits.decode_seconds)
+    yield
+    app[DECODER].close()
+
+
+async def _engine(app: web.Application, open_replica: OpenReplica) -> AsyncIterator[None]:
+    running = asyncio.create_task(app[ENGINE].run(lambda: _opened(app, open_replica)), name="engine")
+    yield
+    app[ENGINE].stop()
+    await running
+
+
+@asynccontextmanager
+async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncIterator[Engine]:
+    settings = app[SETTINGS]
+    async with open_replica() as bare_replica:
+        replica = ObservedReplica(bare_replica, app[METRICS])
+        order_maker = partial(make_order, app[DECODER])
+        async with open_jobs(settings.data_dir, replica, order_maker, settings.retention) as jobs:
+            templates = TemplateRegistry(replica)
+            warming = asyncio.create_task(templates.run(), name="templates")
+            try:
+                edits = EditService(replica, jobs, settings.limits.queue_seconds)
+                yield Engine(replica, jobs, edits, templates)
+            finally:
+                warming.cancel()
+                with suppress(asyncio.CancelledError):
+                    await warming
+
+
+async def _drain(app: web.Application) -> None:
+    """Take no new requests, and let those that run come to their end."""
+    app[IN_FLIGHT].drain()
+    await app[ENGINE].drain()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await app[IN_FLIGHT].idle()

@@ -1,0 +1,55 @@
+"""`instgenie serve`: the HTTP server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instgenie_server.cli.config import ConfigOption, SetOption
+from instgenie_server.cli.loading import DtypeChoice, ModelOption, ThreadsOption
+
+
+def serve(
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes a free one.", show_default="8731")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Jobs, pictures and keys are kept here.", show_default="~/.local/share/instgenie"
+        ),
+    ] = None,
+    model: ModelOption = None,
+    dtype: Annotated[
+        DtypeChoice | None, typer.Option(help="Compute dtype; auto measures which is faster.", show_default="auto")
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Serve edits over HTTP until Ctrl-C."""
+    import uvloop
+
+    from instgenie_server.local_engine import open_local_replica
+    from instgenie_server.logs import configure_logging
+    from instgenie_server.serving import serve as run
+    from instgenie_server.settings_sources import load_settings, parse_assignments
+
+    flags: dict[str, object] = dict(parse_assignments(assignments or []))
+    named = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "engine.model": model,
+        "engine.dtype": dtype.value if dtype else None,
+        "engine.threads": threads,
+    }
+    flags |= {key: value for key, value in named.items() if value is not None}
+    settings = load_settings(config, flags)
+    configure_logging(settings.log)
+
+    def tell(url: str) -> None:
+        typer.echo(f"serving at {url} (contract: {url}/docs), Ctrl-C stops", err=True)
+
+    uvloop.run(run(settings, lambda: open_local_replica(settings.engine), tell))

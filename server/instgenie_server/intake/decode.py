@@ -1,0 +1,165 @@
+"""Decoding uploads in a few threads, so that neither the event loop nor other clients wait for a large one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from instgenie.errors import InvalidInputError, MaskError
+from instgenie.orders import Pixels
+from instgenie_server.api_error import ApiError, busy, invalid
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MaskMode = Literal["auto", "alpha", "luminance"]
+MAX_THREADS = 4
+_T = TypeVar("_T")
+
+
+class PictureDecoder:
+    """A pool of decoding threads.
+
+    A caller waits for a thread, and then for its picture, for `seconds` at most each. A decoder that exceeds this
+    cannot be stopped; its thread counts as taken until it returns.
+
+    Args:
+        threads: None is one per core, but `MAX_THREADS` at most: each may hold several copies of a large picture.
+    """
+
+    def __init__(self, seconds: float, threads: int | None = None) -> None:
+        threads = threads or min(MAX_THREADS, os.cpu_count() or 1)
+        self._seconds = seconds
+        self._free = asyncio.Semaphore(threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    async def picture(self, data: bytes, param: str = "image") -> Pixels:
+        """Decode an upload: RGB or RGBA, upright, with its colour profile but no other metadata.
+
+        Raises:
+            ApiError: 400 with `param`: no picture, damaged, outside the limits of size (code `too_many_pixels` where
+                it is too large) or too slow to decode; 429 all threads are taken for long.
+        """
+        return await self.run(partial(decode_picture, data, param), param)
+
+    async def mask(
+        self, picture: Pixels, data: bytes | None, mode: MaskMode = "auto", *, invert: bool = False
+    ) -> bytes:
+        """The pixels that are edited.
+
+        Args:
+            data: the mask file; None takes the transparent pixels of the picture.
+            mode: how a mask file is read, as in `instgenie.mask.read_mask`.
+            invert: of a mask file, black is edited instead of white; goes with mode luminance only.
+        Returns:
+            height x width bytes of 0 or 1, row by row; 1 is edited.
+        Raises:
+            ApiError: as `picture`; also a mask of another size, one that selects nothing, or none where one is needed.
+        """
+        return await self.run(partial(decode_mask, picture, data, mode, invert), "mask")
+
+    async def run(self, work: Callable[[], _T], param: str) -> _T:
+        """Run `work` in a thread.
+
+        Args:
+            work: raises `InvalidInputError` where the input is at fault.
+            param: name of the input.
+        Raises:
+            ApiError: 400 the input is at fault or takes too long, 429 all threads are taken for long.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            raise busy("all threads that decode pictures are taken", retry_after=1.0, code="decoders_busy") from None
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        future.add_done_callback(self._leave)
+        # Unlike wait_for, wait leaves the future alone when the time is up or the caller is cancelled: a cancelled
+        # one would free its permit while the thread is still at work.
+        await asyncio.wait({future}, timeout=self._seconds)
+        if not future.done():
+            raise invalid(f"{param}: decoding takes longer than {self._seconds:g} seconds", param, "decoding_too_slow")
+        try:
+            return future.result()
+        except InvalidInputError as error:
+            raise _refusal(error) from error
+
+    def close(self) -> None:
+        """Let the threads end, once nobody calls any more; what is being decoded comes to its end."""
+        self._pool.shutdown(wait=False)
+
+    def _leave(self, future: asyncio.Future[_T]) -> None:
+        self._free.release()
+        if not future.cancelled():
+            future.exception()  # looked at here, since the caller may be gone
+
+
+def decode_picture(data: bytes, param: str) -> Pixels:
+    """Decode an upload; takes a while.
+
+    Raises:
+        PictureError: no picture, damaged, or outside the limits of size.
+    """
+    return _pixels(_open(data, param))
+
+
+def decode_mask(picture: Pixels, data: bytes | None, mode: MaskMode, invert: bool = False) -> bytes:
+    """The mask as `PictureDecoder.mask` returns it; takes a while.
+
+    Raises:
+        PictureError: as `decode_picture`.
+        MaskError: of another size, selects nothing, or is needed and not there.
+    """
+    from PIL import ImageOps
+
+    from instgenie.mask import read_mask
+
+    if data is None:
+        return _own_mask(picture, mode)
+    selection = _open(data, "mask")
+    if invert:
+        selection = ImageOps.invert(selection.convert("RGB").convert("L")).convert("RGB")
+        mode = "luminance"
+    return read_mask(selection, (picture.width, picture.height), mode).tobytes()
+
+
+def _own_mask(picture: Pixels, mode: MaskMode) -> bytes:
+    """The transparent pixels of a picture."""
+    from PIL import Image
+
+    from instgenie.mask import read_mask
+
+    if mode == "luminance":
+        raise MaskError("mask", "is needed where mask_mode is luminance")
+    if picture.mode == "RGBA":
+        size = (picture.width, picture.height)
+        image = Image.frombytes("RGBA", size, picture.data)
+        low, high = image.getchannel("A").getextrema()
+        if low != high:
+            return read_mask(image, size, "alpha").tobytes()
+    raise MaskError("mask", "is needed: the image has no transparent parts that could say what is edited")
+
+
+def _open(data: bytes, param: str) -> Image.Image:
+    from instgenie.picture import open_picture
+
+    return open_picture(data, param)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":  # of a CMYK or grey upload, which is RGB by now
+        profile = None
+    mode: Literal["RGB", "RGBA"] = "RGBA" if image.mode == "RGBA" else "RGB"
+    return Pixels(image.width, image.height, mode, image.tobytes(), profile)
+
+
+def _refusal(error: InvalidInputError) -> ApiError:
+    from instgenie.picture import MAX_PIXELS
+
+    is_too_large = f"more than {MAX_PIXELS:,}" in str(error)
+    return invalid(str(error), error.parameter, "too_many_pixels" if is_too_large else None)

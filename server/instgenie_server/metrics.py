@@ -1,0 +1,125 @@
+"""What the server tells Prometheus. Labels are of small fixed sets: route templates, never paths, ids or tenants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from instgenie import __version__
+from instgenie.orders import PhaseTimings
+from instgenie_server.jobs.job import JobState
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
+BYTES = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+EditFailure = Literal["failed", "cancelled", "expired"]
+
+
+class Metrics:
+    """Counters and histograms of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Gauge("instgenie_start_time_seconds", "When the server started, since 1970.", registry=registry).set(
+            time.time()
+        )
+        Gauge("instgenie_info", "1; what is running.", ["version"], registry=registry).labels(__version__).set(1)
+        self._requests = Counter(
+            "instgenie_http_requests",
+            "Requests answered; 499: the client left.",
+            ["route", "method", "status"],
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "instgenie_http_request_seconds", "Time to answer.", ["route"], buckets=SECONDS, registry=registry
+        )
+        self._in_flight = Gauge("instgenie_http_in_flight", "Requests being answered.", registry=registry)
+        self._upload_bytes = Histogram(
+            "instgenie_upload_bytes", "Size of request bodies with pictures.", buckets=BYTES, registry=registry
+        )
+        self._rejected = Counter(
+            "instgenie_rejected",
+            "Requests refused for what they are, not what they ask.",
+            ["reason"],
+            registry=registry,
+        )
+        self._queue_seconds = Gauge(
+            "instgenie_queue_seconds", "Predicted work that is accepted and not done.", registry=registry
+        )
+        self._jobs = Gauge("instgenie_jobs", "Asynchronous edits that are stored.", ["state"], registry=registry)
+        self._edits = Counter(
+            "instgenie_edits",
+            "Edits that ended; cache is none where none was made.",
+            ["outcome", "cache"],
+            registry=registry,
+        )
+        self._phase_seconds = Histogram(
+            "instgenie_phase_seconds", "Time of edits by phase.", ["phase"], buckets=SECONDS, registry=registry
+        )
+        self._step_seconds = Histogram(
+            "instgenie_step_seconds", "Mean time of an edit's steps.", buckets=SECONDS, registry=registry
+        )
+        self._active_share = Histogram(
+            "instgenie_tokens_active_share",
+            "Share of the tokens that an edit computes.",
+            buckets=SHARES,
+            registry=registry,
+        )
+
+    def exposition(self) -> tuple[str, bytes]:
+        """Content type and body of a scrape. Reads /proc and takes milliseconds: for a thread."""
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered; `route` is a template."""
+        self._requests.labels(route, method if method in METHODS else "other", str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def set_in_flight(self, count: int) -> None:
+        """Requests that are being answered."""
+        self._in_flight.set(count)
+
+    def observe_upload(self, num_bytes: int) -> None:
+        """A form with pictures was read."""
+        self._upload_bytes.observe(num_bytes)
+
+    def count_rejected(self, reason: str) -> None:
+        """A request was refused; the reason is the `code` of its error."""
+        self._rejected.labels(reason).inc()
+
+    def set_queue_seconds(self, seconds: float) -> None:
+        """Predicted work that is accepted and not done."""
+        self._queue_seconds.set(seconds)
+
+    def set_jobs(self, counts: Mapping[str, int]) -> None:
+        """Jobs by state; those that are not named are 0."""
+        for state in JobState:
+            self._jobs.labels(state.value).set(counts.get(state.value, 0))
+
+    def observe_edit(self, timings: PhaseTimings) -> None:
+        """An edit was made."""
+        self._edits.labels("done", timings.cache).inc()
+        phases = {
+            "queue": timings.queue_ms,
+            "encode": timings.encode_ms,
+            "record": timings.record_ms,
+            "denoise": timings.denoise_ms,
+            "decode": timings.decode_ms,
+        }
+        for phase, milliseconds in phases.items():
+            self._phase_seconds.labels(phase).observe(milliseconds / 1000)
+        if timings.steps:
+            self._step_seconds.observe(timings.denoise_ms / 1000 / timings.steps)
+        if timings.tokens_total:
+            self._active_share.observe(timings.tokens_active / timings.tokens_total)
+
+    def count_edit_failure(self, outcome: EditFailure) -> None:
+        """An edit ended without a result."""
+        self._edits.labels(outcome, "none").inc()

@@ -1,0 +1,58 @@
+"""A replica whose edits are counted, whoever asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from instgenie.orders import EditOrder, EditOutcome, ModelCard, Replica, StepReport, WarmOrder, WarmReport
+from instgenie_server.metrics import Metrics
+
+
+class ObservedReplica:
+    """Passes everything on to a `Replica`, and tells the metrics how its edits end."""
+
+    def __init__(self, replica: Replica, metrics: Metrics) -> None:
+        self._replica, self._metrics = replica, metrics
+
+    @property
+    def model(self) -> ModelCard:
+        """See `Replica`."""
+        return self._replica.model
+
+    def predicted_seconds(self, order: EditOrder) -> float:
+        """See `Replica`."""
+        return self._replica.predicted_seconds(order)
+
+    async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
+        """See `Replica`."""
+        try:
+            outcome = await self._replica.edit(order, report)
+        except asyncio.CancelledError:
+            self._metrics.count_edit_failure("cancelled")
+            raise
+        except Exception:
+            self._metrics.count_edit_failure("failed")
+            raise
+        self._metrics.observe_edit(outcome.timings)
+        return outcome
+
+    async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        """See `Replica`."""
+        await self._replica.warm(order, report)
+
+    def pin(self, keys: Iterable[str]) -> int:
+        """See `Replica`."""
+        return self._replica.pin(keys)
+
+    def unpin(self, keys: Iterable[str]) -> None:
+        """See `Replica`."""
+        self._replica.unpin(keys)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """See `Replica`."""
+        self._replica.forget(keys)
+
+    async def close(self) -> None:
+        """See `Replica`."""
+        await self._replica.close()

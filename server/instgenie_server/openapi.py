@@ -1,0 +1,189 @@
+"""The OpenAPI document, from the same schemas that check requests and make replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from instgenie import __version__
+from instgenie_server import schemas
+from instgenie_server.intake import EditForm, Img2ImgForm, JobForm
+from instgenie_server.jobs import JobState
+from instgenie_server.routes.templates import TemplateForm
+
+_REF = "#/components/schemas/{model}"
+_FILE = {"type": "string", "format": "binary"}
+_KEY_ERRORS = (401, 403, 429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path.
+
+    Attributes:
+        form: schema of a multipart body; `files` are its file parts, True where they are required.
+        replies: schema or media type by status; None is an empty reply.
+        errors: statuses of error replies, besides those that every route with access control has.
+    """
+
+    method: str
+    path: str
+    summary: str
+    replies: dict[int, type[BaseModel] | str | None]
+    errors: tuple[int, ...] = ()
+    form: type[BaseModel] | None = None
+    json: type[BaseModel] | None = None
+    files: dict[str, bool] = field(default_factory=dict)
+    query: tuple[dict[str, Any], ...] = ()
+    headers: tuple[str, ...] = ()
+    is_open: bool = False
+
+
+_PAGING = (
+    {"name": "limit", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}},
+    {"name": "after", "schema": {"type": "string"}},
+    {"name": "status", "schema": {"type": "string", "enum": [state.value for state in JobState]}},
+)
+_UPLOAD_ERRORS = (400, 404, 408, 413, 422, 500, 504)
+_PICTURE = "image/*"
+
+OPERATIONS = (
+    Operation(
+        "post", "/v1/images/edits", "Edit a picture and wait for the result; OpenAI's clients can call it",
+        {200: schemas.ImagesReply}, _UPLOAD_ERRORS, form=EditForm, files={"image": True, "mask": False},
+    ),
+    Operation(
+        "post", "/v1/edits", "Accept an edit; it is durable once the reply is sent", {202: schemas.JobReply},
+        _UPLOAD_ERRORS, form=JobForm, files={"image": True, "mask": False}, headers=("Idempotency-Key",),
+    ),
+    Operation("get", "/v1/edits", "Edits, newest first", {200: schemas.JobList}, (400,), query=_PAGING),
+    Operation("get", "/v1/edits/{id}", "One edit", {200: schemas.JobReply}, (404,)),
+    Operation("delete", "/v1/edits/{id}", "Cancel an edit", {200: schemas.JobReply}, (404,)),
+    Operation(
+        "get", "/v1/edits/{id}/events", "Server-sent events of an edit until its end", {200: "text/event-stream"},
+        (404,), headers=("Last-Event-ID",),
+    ),
+    Operation("get", "/v1/edits/{id}/image", "The result", {200: _PICTURE}, (404,)),
+    Operation(
+        "post", "/v1/templates", "Record a picture before it is edited", {202: schemas.TemplateReply}, (400, 408, 413),
+        form=TemplateForm, files={"image": True},
+    ),
+    Operation("get", "/v1/templates", "Templates, newest first", {200: schemas.TemplateList}),
+    Operation("get", "/v1/templates/{id}", "One template", {200: schemas.TemplateReply}, (404,)),
+    Operation("delete", "/v1/templates/{id}", "Drop a template's records", {204: None}, (404,)),
+    Operation(
+        "post", "/v1/templates/{id}/pin", "Keep a template's records", {200: schemas.TemplateReply}, (404,)
+    ),
+    Operation(
+        "delete", "/v1/templates/{id}/pin", "Let a template's records be evicted", {200: schemas.TemplateReply}, (404,)
+    ),
+    Operation("get", "/v1/models", "What is served", {200: schemas.ModelList}),
+    Operation("get", "/v1/models/{id}", "One model", {200: schemas.ModelReply}, (404,)),
+    Operation(
+        "post", "/sdapi/v1/img2img", "AUTOMATIC1111's inpainting", {200: schemas.A1111Reply}, _UPLOAD_ERRORS,
+        json=Img2ImgForm,
+    ),
+    Operation("get", "/sdapi/v1/progress", "How far the newest img2img is", {200: schemas.A1111Progress}),
+    Operation("get", "/healthz", "Alive", {200: schemas.HealthReply}, is_open=True),
+    Operation(
+        "get", "/readyz", "Whether edits are taken", {200: schemas.HealthReply, 503: schemas.HealthReply}, is_open=True
+    ),
+    Operation("get", "/metrics", "Prometheus metrics", {200: "text/plain"}),
+)  # fmt: skip
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """OpenAPI 3.1."""
+    models = {m for operation in OPERATIONS for m in _models(operation)} | {schemas.ErrorReply, schemas.ImageEvent}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    inputs = {operation.form for operation in OPERATIONS} | {operation.json for operation in OPERATIONS}
+    modes = [(model, "validation" if model in inputs else "serialization") for model in ordered]
+    _, definitions = models_json_schema(modes, ref_template=_REF)  # type: ignore[arg-type]
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, definitions["$defs"])
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "InstGenIE",
+            "version": __version__,
+            "description": "Text-guided edits of a masked part of a picture.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def _models(operation: Operation) -> set[type[BaseModel]]:
+    found = {reply for reply in operation.replies.values() if isinstance(reply, type)}
+    return found | {model for model in (operation.form, operation.json) if model is not None}
+
+
+def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = []
+    if "{id}" in operation.path:
+        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    parameters += [{"in": "query", **parameter} for parameter in operation.query]
+    parameters += [{"name": name, "in": "header", "schema": {"type": "string"}} for name in operation.headers]
+    replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
+    for status in (*operation.errors, *(() if operation.is_open else _KEY_ERRORS)):
+        replies.setdefault(str(status), _error(status))
+    result: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": f"{operation.method}_{operation.path.strip('/').replace('/', '_').replace('{id}', 'one')}",
+        "responses": replies,
+    }
+    if parameters:
+        result["parameters"] = parameters
+    if operation.form is not None:
+        schema = definitions[operation.form.__name__]
+        body = {**schema, "properties": {**dict.fromkeys(operation.files, _FILE), **schema["properties"]}}
+        body["required"] = [name for name, needed in operation.files.items() if needed] + schema.get("required", [])
+        result["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": body}}}
+    if operation.json is not None:
+        ref = {"$ref": _REF.format(model=operation.json.__name__)}
+        result["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref}}}
+    if operation.is_open:
+        result["security"] = []
+    return result
+
+
+def _reply(reply: type[BaseModel] | str | None) -> dict[str, Any]:
+    if reply is None:
+        return {"description": "done"}
+    if isinstance(reply, str):
+        return {"description": "done", "content": {reply: {"schema": {"type": "string"}}}}
+    return {
+        "description": "done",
+        "content": {"application/json": {"schema": {"$ref": _REF.format(model=reply.__name__)}}},
+    }
+
+
+def _error(status: int) -> dict[str, Any]:
+    ref = {"$ref": _REF.format(model=schemas.ErrorReply.__name__)}
+    return {"description": _ERRORS[status], "content": {"application/json": {"schema": ref}}}
+
+
+_ERRORS = {
+    400: "a field is wrong; `param` names it",
+    401: "an API key is needed, or it is unknown",
+    403: "not for this caller",
+    404: "not there",
+    408: "the upload took too long",
+    413: "too large",
+    422: "the idempotency key belongs to another request",
+    429: "too much waits, or too many requests; `retry-after` says when to come back",
+    500: "the server failed",
+    503: "starting, stopping, or out of storage",
+    504: "the deadline passed",
+}

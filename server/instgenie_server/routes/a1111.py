@@ -1,0 +1,81 @@
+"""The part of AUTOMATIC1111's API that inpainting clients use."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from instgenie.orders import StepReport
+from instgenie_server.app_keys import IDENTITY, REQUEST_ID, SETTINGS
+from instgenie_server.intake import read_img2img, to_orders
+from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
+from instgenie_server.routes.read_edit import drawn_seed
+from instgenie_server.routes.reply import json_reply, to_base64
+from instgenie_server.schemas import A1111Progress, A1111Reply
+
+routes = web.RouteTableDef()
+
+
+@dataclass(slots=True)
+class _Running:
+    """What a tenant's newest img2img does; its clients ask for the progress without naming one."""
+
+    started_at: float
+    step: int = 0
+    steps: int = 0
+
+
+RUNNING = web.AppKey("a1111_running", dict[str, _Running])
+
+
+@routes.post("/sdapi/v1/img2img")
+async def img2img(request: web.Request) -> web.Response:
+    """Edit at once."""
+    engine = engine_of(request)
+    limits = request.app[SETTINGS].limits
+    asked = await read_img2img(request, limits, request.app[UPLOADS])
+    decoder = request.app[DECODER]
+    picture = await decoder.picture(asked.uploads.image, "init_images")
+    mode, invert = asked.form.mask_mode, asked.invert_mask
+    mask = await decoder.mask(picture, asked.uploads.mask, mode, invert=invert)
+    seed = drawn_seed() if asked.form.seed is None else asked.form.seed
+    orders = to_orders(asked.form, request[REQUEST_ID], picture, mask, seed)
+    engine.edits.check_room(orders)
+    tenant, running = request[IDENTITY].tenant, _Running(time.time())
+    request.app[RUNNING][tenant] = running
+
+    def report(step: StepReport) -> None:
+        running.step, running.steps = step.step, step.steps
+
+    try:
+        outcomes = [await engine.edits.run(order, limits.deadline_seconds, report) for order in orders]
+    finally:
+        if request.app[RUNNING].get(tenant) is running:
+            del request.app[RUNNING][tenant]
+    prompt = asked.form.prompt
+    info = {"seed": seed, "all_seeds": [order.seed for order in orders], "prompt": prompt}
+    return json_reply(
+        A1111Reply(
+            images=[to_base64(outcome.image) for outcome in outcomes],
+            parameters=asked.form.model_dump(mode="json", exclude_defaults=True) | {"seed": seed},
+            info=json.dumps(info | {"infotexts": [prompt for _ in orders]}),
+        )
+    )
+
+
+@routes.get("/sdapi/v1/progress")
+async def progress(request: web.Request) -> web.Response:
+    """How far the caller's newest img2img is."""
+    running = request.app[RUNNING].get(request[IDENTITY].tenant)
+    share = running.step / running.steps if running and running.steps else 0.0
+    elapsed = time.time() - running.started_at if running else 0.0
+    state = {
+        "sampling_step": running.step if running else 0,
+        "sampling_steps": running.steps if running else 0,
+        "job_count": int(running is not None),
+    }
+    remaining = elapsed * (1 - share) / share if share else 0.0
+    return json_reply(A1111Progress(progress=share, eta_relative=remaining, state=state))

@@ -1,0 +1,22 @@
+"""Server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+KEEPALIVE_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def event_stream(request: web.Request) -> AsyncIterator[EventSourceResponse]:
+    """A stream whose headers are sent; comments keep it alive between events. It ends with the block."""
+    response = EventSourceResponse(sep="\n", allow_all_methods=True, ping_interval=KEEPALIVE_SECONDS)
+    await response.prepare(request)
+    try:
+        yield response
+    finally:
+        response.stop_streaming()

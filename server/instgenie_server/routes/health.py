@@ -1,0 +1,40 @@
+"""Probes and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from instgenie import __version__
+from instgenie_server.app_keys import METRICS
+from instgenie_server.routes.keys import ENGINE
+from instgenie_server.routes.reply import json_reply
+from instgenie_server.schemas import HealthReply
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/healthz")
+async def healthz(_request: web.Request) -> web.Response:
+    """Alive: answers as long as the event loop does."""
+    return json_reply(HealthReply(status="ok", version=__version__))
+
+
+@routes.get("/readyz")
+async def readyz(request: web.Request) -> web.Response:
+    """200 once edits are taken, 503 before and while the server stops."""
+    status = request.app[ENGINE].status
+    return json_reply(HealthReply(status=status, version=__version__), status=200 if status == "ok" else 503)
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus text."""
+    app = request.app
+    if app[ENGINE].status != "starting":
+        engine = app[ENGINE].engine
+        app[METRICS].set_queue_seconds(engine.edits.waiting_seconds())
+        app[METRICS].set_jobs({state.value: count for state, count in (await engine.jobs.counts()).items()})
+    content_type, body = await asyncio.to_thread(app[METRICS].exposition)
+    return web.Response(body=body, headers={"Content-Type": content_type})

@@ -1,0 +1,97 @@
+"""Requests for edits as stored jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from aiohttp import web
+
+from instgenie.orders import EditOrder, PhaseTimings
+from instgenie_cache import content_digest
+from instgenie_server.api_error import ApiError
+from instgenie_server.app_keys import IDENTITY, SETTINGS
+from instgenie_server.intake import EditForm, to_params
+from instgenie_server.jobs import EventKind, Job, JobState, new_job_id
+from instgenie_server.routes.job_errors import job_errors
+from instgenie_server.routes.job_reply import image_url
+from instgenie_server.routes.keys import engine_of
+from instgenie_server.routes.read_edit import ReadEdit
+from instgenie_server.schemas import ImageData
+
+_STATUSES = {"template_not_cached": 404, "edit_failed": 500, "input_lost": 500}
+
+
+def deadline_seconds(request: web.Request, form: EditForm) -> float:
+    """How long the edit may take from now."""
+    limit = request.app[SETTINGS].limits.deadline_seconds
+    return limit if form.deadline_ms is None else min(limit, form.deadline_ms / 1000)
+
+
+def new_job(
+    request: web.Request, read: ReadEdit, order: EditOrder, seconds: float, idempotency_key: str | None = None
+) -> Job:
+    """The job of an order; it is not stored yet."""
+    now = time.time()
+    form = read.form.model_copy(update={"n": 1, "stream": False})
+    # What the client asked for, without the seed that was drawn where it named none.
+    asked = json.dumps(read.form.model_dump(mode="json"), sort_keys=True).encode()
+    return Job(
+        id=order.id,
+        tenant=request[IDENTITY].tenant,
+        params=to_params(form, order.seed),
+        image="",
+        mask=None,
+        created_at=now,
+        priority=form.priority,
+        deadline_at=now + seconds,
+        idempotency_key=idempotency_key,
+        request_digest=content_digest(asked, read.uploads.image, read.uploads.mask or b""),
+        predicted_seconds=engine_of(request).edits.predicted_seconds(order),
+    )
+
+
+async def run_as_jobs(
+    request: web.Request, read: ReadEdit, seconds: float
+) -> tuple[list[ImageData], Sequence[PhaseTimings]]:
+    """Run a request's edits as jobs, so that their results can be fetched later, and wait for all of them.
+
+    Raises:
+        ApiError: one of them came to another end than done. If the caller is cancelled, so are the jobs.
+    """
+    jobs, tenant = engine_of(request).jobs, request[IDENTITY].tenant
+    accepted: list[Job] = []
+    try:
+        for order in read.orders(""):
+            job = new_job(request, read, replace(order, id=new_job_id(time.time())), seconds)
+            with job_errors():
+                accepted.append(await jobs.submit(job, read.uploads.image, read.uploads.mask))
+        for job in accepted:
+            await _end(request, job)
+    except BaseException:
+        for job in accepted:
+            await jobs.cancel(tenant, job.id)
+        raise
+    done = [job for job in [await jobs.get(tenant, job.id) for job in accepted] if job is not None]
+    data = [ImageData(url=image_url(request, job)) for job in done]
+    return data, [PhaseTimings(**job.detail["timings"]) for job in done]
+
+
+async def _end(request: web.Request, job: Job) -> None:
+    events = await engine_of(request).jobs.events(job.tenant, job.id)
+    assert events is not None
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if event.kind in (EventKind.QUEUED, EventKind.STARTED, EventKind.STEP, EventKind.DONE):
+                continue
+            detail = event.data
+            code = detail.get("code", event.kind)
+            status = {JobState.EXPIRED: 504, JobState.CANCELLED: 409}.get(
+                JobState(event.kind), _STATUSES.get(code, 400)
+            )
+            type_ = "server_error" if status >= 500 else "invalid_request_error"
+            message = detail.get("message", f"the edit was {event.kind}")
+            raise ApiError(status, message, type_, detail.get("param"), code)

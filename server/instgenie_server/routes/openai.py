@@ -1,0 +1,127 @@
+"""`POST /v1/images/edits`, as OpenAI's clients call it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+from instgenie.errors import InvalidInputError
+from instgenie.orders import EditOrder, EditOutcome, PhaseTimings, StepReport
+from instgenie_server.api_error import ApiError, invalid
+from instgenie_server.app_keys import REQUEST_ID
+from instgenie_server.engine_slot import Engine
+from instgenie_server.intake import EditForm
+from instgenie_server.routes.event_stream import event_stream
+from instgenie_server.routes.jobs_of_edit import deadline_seconds, run_as_jobs
+from instgenie_server.routes.keys import engine_of
+from instgenie_server.routes.read_edit import ReadEdit, read_edit
+from instgenie_server.routes.reply import json_reply, to_base64
+from instgenie_server.schemas import ImageData, ImageEvent, ImagesReply, Usage
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/v1/images/edits")
+async def edit_images(request: web.Request) -> web.StreamResponse:
+    """Edit at once. A client that leaves before the end cancels its edits."""
+    engine, read = engine_of(request), await read_edit(request, EditForm)
+    form = read.form
+    if form.stream and form.n > 1:
+        raise invalid(f"n: {form.n} results cannot be streamed, one can", "n")
+    orders = read.orders(request[REQUEST_ID])
+    engine.edits.check_room(orders)
+    seconds = deadline_seconds(request, form)
+    if form.stream:
+        return await _stream(request, engine, orders[0], seconds)
+    if form.response_format == "url":
+        data, timings = await run_as_jobs(request, read, seconds)
+        return _reply(read, data, timings)
+    outcomes = [await engine.edits.run(order, seconds) for order in orders]
+    data = [ImageData(b64_json=to_base64(outcome.image)) for outcome in outcomes]
+    return _reply(read, data, [outcome.timings for outcome in outcomes])
+
+
+def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings]) -> web.Response:
+    width, height = read.form.result_size or (read.picture.width, read.picture.height)
+    reply = ImagesReply(
+        created=int(time.time()),
+        data=data,
+        output_format=read.form.output_format,
+        size=f"{width}x{height}",
+        usage=usage(timings),
+    )
+    caches = ",".join(t.cache for t in timings)
+    return json_reply(reply, headers={"x-instgenie-seed": str(read.seed), "x-instgenie-cache": caches})
+
+
+async def _stream(request: web.Request, engine: Engine, order: EditOrder, seconds: float) -> web.StreamResponse:
+    """Events of one edit. What fails before its first step is an ordinary error reply."""
+    reports: asyncio.Queue[StepReport] = asyncio.Queue()
+    edit = asyncio.create_task(engine.edits.run(order, seconds, reports.put_nowait))
+    try:
+        steps = _until_done(reports, edit)
+        await anext(steps, None)
+        if edit.done():
+            edit.result()
+        async with event_stream(request) as events:
+            try:
+                await _send_all(events, steps, edit, order)
+            except (ApiError, InvalidInputError) as error:
+                told = error if isinstance(error, ApiError) else invalid(str(error), error.parameter)
+                await events.send(web.json_response(told.body()).text or "", event="error")
+        return events
+    finally:
+        edit.cancel()
+
+
+async def _send_all(
+    events: EventSourceResponse,
+    steps: AsyncIterator[StepReport],
+    edit: asyncio.Task[EditOutcome],
+    order: EditOrder,
+) -> None:
+    size = order.output.size or (order.picture.width, order.picture.height)
+    described = ImageEvent(
+        type="image_edit.partial_image",
+        b64_json="",
+        created_at=0,
+        output_format=order.output.format,
+        size=f"{size[0]}x{size[1]}",
+    )
+
+    async def send(image: bytes, **fields: Any) -> None:
+        event = described.model_copy(update={"b64_json": to_base64(image), "created_at": int(time.time()), **fields})
+        await events.send(event.model_dump_json(exclude_none=True), event=event.type)
+
+    index = 0
+    async for report in steps:
+        if report.preview is not None:
+            await send(report.preview, partial_image_index=index)
+            index += 1
+    outcome = await edit
+    await send(outcome.image, type="image_edit.completed", usage=usage([outcome.timings]))
+
+
+async def _until_done(reports: asyncio.Queue[StepReport], edit: asyncio.Task[EditOutcome]) -> AsyncIterator[StepReport]:
+    """The reports of an edit as they come, until it is done."""
+    while True:
+        following = asyncio.create_task(reports.get())
+        try:
+            await asyncio.wait({following, edit}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                return
+            yield following.result()
+        finally:
+            following.cancel()
+
+
+def usage(timings: Sequence[PhaseTimings]) -> Usage:
+    """Image tokens: those of the pictures as input, those that were computed as output."""
+    given, made = sum(t.tokens_total for t in timings), sum(t.tokens_active for t in timings)
+    details = {"image_tokens": given, "text_tokens": 0}
+    return Usage(input_tokens=given, output_tokens=made, total_tokens=given + made, input_tokens_details=details)

@@ -1,0 +1,75 @@
+"""From a request's form to orders and jobs, for every route that takes one."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+
+from aiohttp import web
+
+from instgenie.orders import EditOrder, Pixels
+from instgenie_server.app_keys import METRICS, SETTINGS
+from instgenie_server.intake import (
+    EditForm,
+    PictureDecoder,
+    Uploads,
+    from_params,
+    read_edit_form,
+    read_form,
+    read_uploads,
+    to_orders,
+)
+from instgenie_server.jobs import Job
+from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
+
+MAX_DRAWN_SEED = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEdit:
+    """A request for edits, read and checked; `seed` is the given or a drawn one."""
+
+    form: EditForm
+    uploads: Uploads
+    picture: Pixels
+    mask: bytes
+    seed: int
+
+    def orders(self, order_id: str) -> tuple[EditOrder, ...]:
+        """One order for each result, without previews where nobody would see them."""
+        orders = to_orders(self.form, order_id, self.picture, self.mask, self.seed)
+        return orders if self.form.stream else tuple(replace(order, previews=0) for order in orders)
+
+
+async def read_edit(request: web.Request, kind: type[EditForm]) -> ReadEdit:
+    """Read the form of a request, decode its pictures and check every value.
+
+    Raises:
+        ApiError: the request is at fault.
+    """
+    model = engine_of(request).replica.model.name
+    body = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
+    form = read_edit_form(body.fields, [model], kind)
+    uploads = read_uploads(body)
+    request.app[METRICS].observe_upload(len(uploads.image) + len(uploads.mask or b""))
+    picture, mask = await decode(request.app[DECODER], form, uploads)
+    return ReadEdit(form, uploads, picture, mask, drawn_seed() if form.seed is None else form.seed)
+
+
+async def decode(decoder: PictureDecoder, form: EditForm, uploads: Uploads) -> tuple[Pixels, bytes]:
+    """The picture and what of it is edited."""
+    picture = await decoder.picture(uploads.image)
+    return picture, await decoder.mask(picture, uploads.mask, form.mask_mode)
+
+
+def drawn_seed() -> int:
+    """A seed for a request that has none."""
+    return secrets.randbelow(MAX_DRAWN_SEED)
+
+
+async def make_order(decoder: PictureDecoder, job: Job, image: bytes, mask: bytes | None) -> EditOrder:
+    """The order of a stored job: the same one each time."""
+    form = from_params(job.params)
+    picture, pixels = await decode(decoder, form, Uploads(image, mask))
+    (order,) = to_orders(form, job.id, picture, pixels, job.params["seed"])
+    return order

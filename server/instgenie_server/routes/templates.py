@@ -1,0 +1,160 @@
+"""`/v1/templates`: pictures whose records are made before they are edited."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from instgenie.errors import InvalidInputError
+from instgenie.orders import Pixels, WarmOrder
+from instgenie_server.api_error import busy, invalid, not_found
+from instgenie_server.app_keys import IDENTITY, SETTINGS
+from instgenie_server.intake import read_form, read_uploads, to_api_error
+from instgenie_server.intake.edit_form import Guidance, Prompt, Seed, Steps
+from instgenie_server.intake.field_values import Flag, whole
+from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
+from instgenie_server.routes.reply import json_reply
+from instgenie_server.schemas import ErrorFields, TemplateList, TemplateReply
+from instgenie_server.template_registry import RegistryFullError, WarmTemplate, new_template_id
+
+routes = web.RouteTableDef()
+
+MAX_BOXES = 256
+MAX_WINDOWS = 10_000  # the engine's limit
+
+
+class TemplateForm(BaseModel):
+    """Fields of `POST /v1/templates` besides `image`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    boxes: list[tuple[int, int, int, int]] | None = Field(
+        default=None, max_length=MAX_BOXES, description="JSON: [[left, top, right, bottom], ...] of what will be edited"
+    )
+    max_windows: Annotated[int, Field(ge=1, le=MAX_WINDOWS), whole] = Field(
+        default=64, description="windows to record where no boxes are given, the largest first"
+    )
+    steps: Steps | None = Field(default=None, description="denoising steps of the edits to come")
+    guidance: Guidance | None = Field(default=None, description="of models that have it distilled")
+    template_prompt: Prompt = ""
+    template_seed: Seed = 0
+    pin: Flag = Field(default=False, description="keep its records from being evicted")
+
+
+@routes.post("/v1/templates")
+async def create_template(request: web.Request) -> web.Response:
+    """Accept a template; it is warmed in the background."""
+    engine = engine_of(request)
+    form = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
+    values = template_form(form.fields)
+    picture = await request.app[DECODER].picture(read_uploads(form).image)
+    order = _order(values, picture)
+    try:
+        template = engine.templates.add(request[IDENTITY].tenant, order, time.time(), values.pin)
+    except RegistryFullError as error:
+        raise busy("too many templates wait to be warmed", 5.0) from error
+    return json_reply(template_reply(template), status=202, headers={"Location": f"/v1/templates/{template.id}"})
+
+
+@routes.get("/v1/templates")
+async def list_templates(request: web.Request) -> web.Response:
+    """The caller's templates, newest first."""
+    templates = engine_of(request).templates.list(request[IDENTITY].tenant)
+    return json_reply(TemplateList(data=[template_reply(template) for template in templates]))
+
+
+@routes.get("/v1/templates/{id}")
+async def get_template(request: web.Request) -> web.Response:
+    """One template."""
+    return json_reply(template_reply(_template(request)))
+
+
+@routes.delete("/v1/templates/{id}")
+async def delete_template(request: web.Request) -> web.Response:
+    """Drop a template and its records."""
+    engine_of(request).templates.delete(_template(request))
+    return web.Response(status=204)
+
+
+@routes.post("/v1/templates/{id}/pin")
+async def pin_template(request: web.Request) -> web.Response:
+    """Keep a template's records from being evicted."""
+    return _pin(request, pinned=True)
+
+
+@routes.delete("/v1/templates/{id}/pin")
+async def unpin_template(request: web.Request) -> web.Response:
+    """Let a template's records be evicted again."""
+    return _pin(request, pinned=False)
+
+
+def _pin(request: web.Request, *, pinned: bool) -> web.Response:
+    template = _template(request)
+    engine_of(request).templates.pin(template, pinned)
+    return json_reply(template_reply(template))
+
+
+def template_form(fields: dict[str, str]) -> TemplateForm:
+    """The fields of a form, checked.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    values: dict[str, Any] = dict(fields)
+    if "boxes" in values:
+        try:
+            values["boxes"] = json.loads(values["boxes"])
+        except (ValueError, RecursionError) as error:
+            raise invalid("boxes: is not JSON: expected [[left, top, right, bottom], ...]", "boxes") from error
+    try:
+        return TemplateForm.model_validate(values)
+    except ValidationError as error:
+        raise to_api_error(error) from error
+
+
+def _order(values: TemplateForm, picture: Pixels) -> WarmOrder:
+    from instgenie.parameter_checks import check_box
+
+    for box in values.boxes or ():
+        try:
+            check_box(box, picture.width, picture.height)
+        except InvalidInputError as error:
+            raise invalid(str(error), "boxes") from error
+    return WarmOrder(
+        id=new_template_id(),
+        picture=picture,
+        boxes=None if values.boxes is None else tuple(values.boxes),
+        max_windows=values.max_windows,
+        steps=values.steps,
+        guidance=values.guidance,
+        template_prompt=values.template_prompt,
+        template_seed=values.template_seed,
+    )
+
+
+def _template(request: web.Request) -> WarmTemplate:
+    template = engine_of(request).templates.get(request[IDENTITY].tenant, request.match_info["id"])
+    if template is None:
+        raise not_found(f"there is no template {request.match_info['id'][:100]}")
+    return template
+
+
+def template_reply(template: WarmTemplate) -> TemplateReply:
+    """The template as clients see it."""
+    error = template.error
+    return TemplateReply(
+        id=template.id,
+        status=template.status,
+        created_at=template.created_at,
+        width=template.width,
+        height=template.height,
+        windows=template.windows,
+        windows_done=len(template.keys),
+        num_bytes=template.num_bytes,
+        pinned=template.pinned,
+        error=None if error is None else ErrorFields(message=error, type="template_error", code="not_recorded"),
+    )

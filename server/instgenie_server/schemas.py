@@ -1,0 +1,167 @@
+"""Replies as clients see them; `/openapi.json` is generated from these."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instgenie_server.jobs.job import JobState
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ErrorFields(_Reply):
+    """What went wrong."""
+
+    message: str
+    type: str = Field(description="invalid_request_error, authentication_error, rate_limit_error or server_error")
+    param: str | None = Field(default=None, description="the request's field that is at fault")
+    code: str | None = Field(default=None, description="a word that programs can go by")
+
+
+class ErrorReply(_Reply):
+    """Every error has this form."""
+
+    error: ErrorFields
+
+
+class ImageData(_Reply):
+    """One picture, in the form that `response_format` asked for."""
+
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class Usage(_Reply):
+    """What an edit computed, in image tokens of one pass."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: dict[str, int] = Field(default_factory=dict)
+
+
+class ImagesReply(_Reply):
+    """The reply of `POST /v1/images/edits`."""
+
+    created: int = Field(description="seconds since 1970")
+    data: list[ImageData]
+    background: Literal["opaque", "transparent", "auto"] = "auto"
+    output_format: Literal["png", "webp", "jpeg"]
+    size: str
+    quality: str = "auto"
+    usage: Usage
+
+
+class ImageEvent(_Reply):
+    """One event of a streamed edit."""
+
+    type: Literal["image_edit.partial_image", "image_edit.completed"]
+    b64_json: str
+    created_at: int
+    output_format: Literal["png", "webp", "jpeg"]
+    size: str
+    background: Literal["opaque", "transparent", "auto"] = "auto"
+    quality: str = "auto"
+    partial_image_index: int | None = None
+    usage: Usage | None = None
+
+
+class JobReply(_Reply):
+    """An asynchronous edit."""
+
+    id: str
+    object: Literal["edit"] = "edit"
+    status: JobState
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    position: int | None = Field(default=None, description="edits before this one, while it is queued")
+    step: int | None = None
+    steps: int | None = None
+    seed: int
+    cache: str | None = Field(default=None, description="hit, cold, partial, refused or off")
+    timings: dict[str, Any] | None = Field(default=None, description="milliseconds by phase, and what was computed")
+    image_url: str | None = Field(default=None, description="where the result is, once it is done")
+    error: ErrorFields | None = None
+
+
+class JobList(_Reply):
+    """A page of edits, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobReply]
+    has_more: bool
+    next: str | None = Field(default=None, description="give it as `after` for the next page")
+
+
+class TemplateReply(_Reply):
+    """A template that was uploaded to be recorded."""
+
+    id: str
+    object: Literal["template"] = "template"
+    status: Literal["queued", "warming", "warm", "failed"]
+    created_at: float
+    width: int
+    height: int
+    windows: int | None = Field(default=None, description="parts of the picture that are recorded, once known")
+    windows_done: int = 0
+    num_bytes: int = Field(default=0, description="of the records")
+    pinned: bool = False
+    error: ErrorFields | None = None
+
+
+class TemplateList(_Reply):
+    """All templates of a tenant, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[TemplateReply]
+
+
+class ModelReply(_Reply):
+    """A model with its defaults and limits."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "instgenie"
+    revision: str
+    dtype: str
+    device: str
+    defaults: dict[str, Any]
+    limits: dict[str, Any]
+
+
+class ModelList(_Reply):
+    """The models that are served."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelReply]
+
+
+class HealthReply(_Reply):
+    """Whether the server lives, or is ready."""
+
+    status: Literal["ok", "starting", "draining"]
+    version: str
+
+
+class A1111Reply(_Reply):
+    """The reply of `POST /sdapi/v1/img2img`."""
+
+    images: list[str]
+    parameters: dict[str, Any]
+    info: str
+
+
+class A1111Progress(_Reply):
+    """The reply of `GET /sdapi/v1/progress`."""
+
+    progress: float
+    eta_relative: float
+    state: dict[str, Any]
+    current_image: str | None = None
+    textinfo: str | None = None

@@ -1,0 +1,121 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from instgenie.orders import PhaseTimings
+from instgenie_server.jobs.job import JobState
+from instgenie_server.metrics import Metrics
+
+TIMINGS = PhaseTimings(
+    queue_ms=10,
+    encode_ms=20,
+    record_ms=0,
+    denoise_ms=4000,
+    decode_ms=30,
+    cache="hit",
+    steps=4,
+    dense_steps=0,
+    tokens_active=10,
+    tokens_total=100,
+)
+
+
+class Scrape:
+    """Values of one exposition."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.content_type, body = metrics.exposition()
+        families = text_string_to_metric_families(body.decode())
+        self.values = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        return self.values.get((name, frozenset(labels.items())))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def test_exposition_is_prometheus_text(metrics: Metrics) -> None:
+    scrape = Scrape(metrics)
+    assert scrape.content_type.startswith("text/plain")
+    start = scrape("instgenie_start_time_seconds")
+    assert start is not None
+    assert abs(time.time() - start) < 60
+
+
+def test_edit(metrics: Metrics) -> None:
+    metrics.observe_edit(TIMINGS)
+    metrics.observe_edit(replace(TIMINGS, cache="cold", record_ms=500))
+    metrics.count_edit_failure("cancelled")
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_edits_total", outcome="done", cache="hit") == 1
+    assert scrape("instgenie_edits_total", outcome="done", cache="cold") == 1
+    assert scrape("instgenie_edits_total", outcome="cancelled", cache="none") == 1
+    sums = {"queue": 0.02, "encode": 0.04, "record": 0.5, "denoise": 8.0, "decode": 0.06}
+    for phase, expected in sums.items():
+        assert scrape("instgenie_phase_seconds_sum", phase=phase) == pytest.approx(expected)
+        assert scrape("instgenie_phase_seconds_count", phase=phase) == 2
+    assert scrape("instgenie_step_seconds_sum") == 2.0
+    assert scrape("instgenie_step_seconds_bucket", le="0.5") == 0
+    assert scrape("instgenie_step_seconds_bucket", le="1.0") == 2
+    assert scrape("instgenie_tokens_active_share_sum") == pytest.approx(0.2)
+
+
+def test_edit_without_steps(metrics: Metrics) -> None:
+    metrics.observe_edit(replace(TIMINGS, steps=0, tokens_total=0, tokens_active=0))
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_step_seconds_count") == 0
+    assert scrape("instgenie_tokens_active_share_count") == 0
+
+
+def test_buckets_reach_from_a_millisecond_to_two_minutes(metrics: Metrics) -> None:
+    metrics.observe_request("/", "GET", 200, 100)
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_http_request_seconds_bucket", route="/", le="0.001") == 0
+    assert scrape("instgenie_http_request_seconds_bucket", route="/", le="60.0") == 0
+    assert scrape("instgenie_http_request_seconds_bucket", route="/", le="120.0") == 1
+
+
+def test_made_up_methods_are_one_label(metrics: Metrics) -> None:
+    for number in range(10):
+        metrics.observe_request("unmatched", f"M{number}", 405, 0.1)
+    assert Scrape(metrics)("instgenie_http_requests_total", route="unmatched", method="other", status="405") == 10
+
+
+def test_queue_and_jobs(metrics: Metrics) -> None:
+    metrics.set_queue_seconds(12.5)
+    metrics.set_jobs({"queued": 3, "done": 5})
+    metrics.set_jobs({"queued": 2})
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_queue_seconds") == 12.5
+    assert {state: scrape("instgenie_jobs", state=state) for state in JobState} == {
+        **dict.fromkeys(JobState, 0),
+        JobState.QUEUED: 2,
+    }
+
+
+def test_uploads_and_rejections(metrics: Metrics) -> None:
+    metrics.observe_upload(250_000)
+    metrics.count_rejected("overloaded")
+    metrics.set_in_flight(2)
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_upload_bytes_sum") == 250_000
+    assert scrape("instgenie_rejected_total", reason="overloaded") == 1
+    assert scrape("instgenie_http_in_flight") == 2
+
+
+def test_servers_do_not_share_figures(metrics: Metrics) -> None:
+    metrics.set_queue_seconds(1)
+    assert Scrape(Metrics())("instgenie_queue_seconds") == 0

@@ -1,0 +1,57 @@
+"""What single settings accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from instgenie_server.settings import Settings
+
+
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert Settings().data_dir == tmp_path / "home/.local/share/instgenie"
+    assert Settings(data_dir=Path("~/x")).data_dir == tmp_path / "home/x"
+    assert Settings(data_dir=Path("x")).data_dir == tmp_path / "x"
+
+
+def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSTGENIE_PORT", "1")
+    assert Settings().port == 8731
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("0.0.0.0", "0.0.0.0"), ("[::1]", "::1"), ("::", "::"), ("LocalHost", "LocalHost"), ("a.example", "a.example")],
+)
+def test_hosts(host: str, expected: str) -> None:
+    assert Settings(host=host).host == expected
+
+
+@pytest.mark.parametrize("host", ["", " ", "a b", "127.0.0.1:8731", "http://x", "-x", "[::1", "*"])
+def test_hosts_that_are_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="host"):
+        Settings(host=host)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://example.org/", "https://example.org"),
+        ("http://example.org:8080/edit", "http://example.org:8080/edit"),
+        ("https://[::1]:8731", "https://[::1]:8731"),
+    ],
+)
+def test_public_urls(url: str, expected: str) -> None:
+    assert Settings(public_url=url).public_url == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["", "example.org", "ftp://x", "https://", "https://x?a=1", "https://x#a", "https://me:pw@x", "https://x:y"]
+)
+def test_public_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="public_url"):
+        Settings(public_url=url)
