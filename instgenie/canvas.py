@@ -68,7 +68,7 @@ def paste_back(picture: Image.Image, edited: Image.Image, mask: Mask, window: Wi
     Args:
         picture: RGB or RGBA upload; left as it is.
         edited: RGB canvas.
-        mask: [H, W] of the upload.
+        mask: [H, W] of the upload, all of it in the window.
         feather: width in pixels of the blend from the upload to the edit, inside the mask.
     Returns:
         A picture of the upload's mode and colour profile, byte-identical to it outside the mask; opaque inside it.

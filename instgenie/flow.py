@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from instgenie.errors import ParameterError
 
 MAX_STEPS = 1000
+MAX_SHIFT = 1e6  # and at least 1 over that: beyond, nearly all steps have one noise level
+_MAX_LOG_SHIFT = math.log(MAX_SHIFT)
+_MAX_TOKENS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class FlowShift:
     """How a checkpoint's scheduler warps noise levels (fields of diffusers' FlowMatchEulerDiscreteScheduler).
 
-    `dynamic` makes the shift depend on the number of image tokens, linear between the two bases.
+    `dynamic` makes the shift depend on the number of image tokens: its logarithm is linear, through the two bases.
 
     Raises:
         ParameterError: a value of another type or outside its limits.
@@ -30,16 +33,14 @@ class FlowShift:
     def __post_init__(self) -> None:
         if not isinstance(self.dynamic, bool):
             raise ParameterError("dynamic", f"{self.dynamic!r} is neither true nor false")
-        for name in ("shift", "base_shift", "max_shift"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ParameterError(name, f"{value!r} is not a finite number")
-        if self.shift <= 0:
-            raise ParameterError("shift", f"{self.shift} is not above 0")
-        for name in ("base_tokens", "max_tokens"):
-            if type(getattr(self, name)) is not int:
-                raise ParameterError(name, f"{getattr(self, name)!r} is not a whole number")
-        if not 0 < self.base_tokens < self.max_tokens:
+        _check_number("shift", self.shift, 1 / MAX_SHIFT, MAX_SHIFT)
+        for name, log_shift in (("base_shift", self.base_shift), ("max_shift", self.max_shift)):
+            _check_number(name, log_shift, -_MAX_LOG_SHIFT, _MAX_LOG_SHIFT)
+        for name, tokens in (("base_tokens", self.base_tokens), ("max_tokens", self.max_tokens)):
+            if type(tokens) is not int:
+                raise ParameterError(name, f"{tokens!r} is not a whole number")
+            _check_number(name, tokens, 1, _MAX_TOKENS)
+        if self.base_tokens >= self.max_tokens:
             raise ParameterError("max_tokens", f"{self.max_tokens} is not above base_tokens, {self.base_tokens}")
 
     def apply(self, sigma: float, num_tokens: int) -> float:
@@ -47,8 +48,16 @@ class FlowShift:
         factor = self.shift
         if self.dynamic:
             slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
-            factor = math.exp(self.base_shift + slope * (num_tokens - self.base_tokens))
+            log_shift = self.base_shift + slope * (num_tokens - self.base_tokens)
+            factor = math.exp(min(max(log_shift, -_MAX_LOG_SHIFT), _MAX_LOG_SHIFT))  # two close bases: a steep line
         return factor * sigma / (1 + (factor - 1) * sigma)
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ParameterError(name, f"{value!r} is not a number")
+    if not low <= value <= high:  # nor is NaN
+        raise ParameterError(name, f"{value} is not in {low:.6g}..{high:.6g}")
 
 
 def flow_sigmas(steps: int, shift: FlowShift, num_tokens: int, strength: float = 1.0) -> tuple[float, ...]:

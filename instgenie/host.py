@@ -58,7 +58,7 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
 def _own_groups(listing: Path, mount: Path) -> list[Path]:
     """This process's control group and those that it lies in: each one's limit holds."""
     lines = listing.read_text().splitlines() if listing.exists() else []
-    (own,) = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")] or [""]
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     group = mount / own
     return [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
 

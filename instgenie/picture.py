@@ -17,6 +17,9 @@ MAX_ASPECT = 8
 _FORMATS = ("PNG", "JPEG", "WEBP")
 # What Pillow raises where bytes are not what they should be.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error)
+_JPEG_START = b"\xff\xd8\xff"
+_METADATA = (b"\xe1", b"\xed")  # markers of the segments with EXIF or XMP, and with Photoshop's resources
+_NO_LENGTH = (b"", b"\xff", b"\xda")  # the end of the file, a fill byte, and the start of the pixels
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,7 +46,7 @@ def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
     """
     name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as picture:
+        with _open(source) as picture:
             _check_size(picture.width, picture.height, parameter)
             picture.load()
             return _to_rgb(_upright(picture))
@@ -53,6 +56,35 @@ def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
         raise PictureError(parameter, f"{name}: more than {MAX_PIXELS:,} pixels") from error
     except _BROKEN as error:
         raise PictureError(parameter, f"{name}: cannot be read: {error}") from error
+
+
+def _open(source: bytes | Path) -> Image.Image:
+    """The picture, not decoded yet. Pillow takes a JPEG's resolution from its EXIF here: an odd one fails it all."""
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+    except UnidentifiedImageError:
+        if not _start(source).startswith(_JPEG_START):
+            raise
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        return Image.open(io.BytesIO(_without_metadata(data)), formats=_FORMATS)
+
+
+def _start(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source[: len(_JPEG_START)]
+    with source.open("rb") as file:
+        return file.read(len(_JPEG_START))
+
+
+def _without_metadata(jpeg: bytes) -> bytes:
+    """The JPEG without its EXIF, XMP and Photoshop segments; from where it is no JPEG any more, as it is."""
+    kept, position = [jpeg[:2]], 2
+    while jpeg[position : position + 1] == b"\xff" and (marker := jpeg[position + 1 : position + 2]) not in _NO_LENGTH:
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4])
+        if marker not in _METADATA:
+            kept.append(jpeg[position:end])
+        position = end
+    return b"".join(kept) + jpeg[position:]
 
 
 def _check_size(width: int, height: int, parameter: str) -> None:

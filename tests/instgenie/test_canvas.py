@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from instgenie.canvas import canvas_mask, canvas_pixels, paste_back, to_picture, to_tensor
+from instgenie.canvas import Weights, canvas_mask, canvas_pixels, feathered, paste_back, to_picture, to_tensor
 from instgenie.mask import Mask, bounding_box
 from instgenie.window import Window, choose_window
 
@@ -148,6 +148,53 @@ def test_feather_rises_from_the_border_inwards(mask: Mask, feather: int) -> None
     for y, x in np.argwhere(mask).tolist():
         distance = int(np.abs(outside - (y, x)).max(1).min()) if len(outside) else feather + 1
         assert weights[y, x] == round(255 * min(distance, feather + 1) / (feather + 1))
+
+
+def eroded_weights(mask: Mask, feather: int) -> Weights:
+    """The weights by their definition: the mask is made narrower by a pixel `feather` times, and the layers add up."""
+    layer = Image.fromarray(mask.astype(np.uint8))
+    total = mask.astype(np.float32)
+    for _ in range(feather):
+        layer = layer.filter(ImageFilter.MinFilter(3))
+        total += np.asarray(layer)
+    return total / np.float32(feather + 1)
+
+
+@settings(deadline=None, max_examples=200)
+@given(sparse_masks(), st.integers(0, 80), st.floats(0, 0.2), st.integers(0, 2**32 - 1))
+def test_weights_are_those_of_their_definition(mask: Mask, feather: int, holes: float, seed: int) -> None:
+    mask &= np.random.default_rng(seed).random(mask.shape) >= holes
+    assume(mask.any())
+    left, top, right, bottom = bounding_box(mask)
+    expected = eroded_weights(mask, feather)
+    assert np.array_equal(feathered(mask, feather), expected[top:bottom, left:right])
+    assert not np.delete(expected, np.s_[top:bottom], 0).any()
+    assert not np.delete(expected, np.s_[left:right], 1).any()
+
+
+def test_wide_feather_of_a_whole_picture_and_of_a_large_mask() -> None:
+    mask = np.zeros((150, 700), bool)
+    mask[:, 20:] = True
+    for edited in (mask, np.ones_like(mask)):
+        left, top, right, bottom = bounding_box(edited)
+        assert np.array_equal(feathered(edited, 256), eroded_weights(edited, 256)[top:bottom, left:right])
+
+
+@settings(deadline=None, max_examples=25)
+@given(sparse_masks(max_side=150), st.integers(0, 6))
+def test_alpha_is_blended_premultiplied(mask: Mask, feather: int) -> None:
+    height, width = mask.shape
+    picture, edited = random_pixels(width, height, "RGBA"), random_pixels(width, height, seed=1)
+    result = array(paste_back(picture, edited, mask, Window(0, 0, width, height, width, height), feather))
+    weight = eroded_weights(mask, feather)[..., None].astype(np.float64)
+    old, new = array(picture).astype(np.float64), array(edited).astype(np.float64)
+    alpha = (1 - weight) * old[..., 3:] + weight * 255
+    colour = ((1 - weight) * old[..., 3:] * old[..., :3] + weight * 255 * new) / np.maximum(alpha, 1e-9)
+    assert np.abs(result[mask][:, 3:] - alpha[mask]).max() <= 0.501
+    assert np.abs(result[mask][:, :3] - colour[mask]).max() <= 0.501
+    whole = weight[..., 0] == 1
+    assert np.array_equal(result[whole][:, :3], array(edited)[whole])
+    assert (result[whole][:, 3] == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

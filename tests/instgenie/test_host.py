@@ -9,6 +9,8 @@ import torch
 
 from instgenie.host import available_memory_bytes, compute_device, describe_devices, num_threads, set_threads
 
+MB = 1 << 20
+
 
 def test_devices() -> None:
     lines = describe_devices()
@@ -30,15 +32,14 @@ def test_available_memory_is_some_and_not_absurd() -> None:
     assert 1 << 20 < available_memory_bytes() < 1 << 50
 
 
-GB = 1 << 30
-
-
 def machine(
     root: Path, *, available: int, own: str, groups: dict[str, tuple[str, int, int]], version: str = "0::"
 ) -> Path:
     """A tree of /proc and /sys: groups are (limit, used, idle page cache) by path."""
     (root / "proc/self").mkdir(parents=True)
-    (root / "proc/meminfo").write_text(f"MemTotal:  {64 * GB >> 10} kB\nMemAvailable:  {available >> 10} kB\nHuge: 0\n")
+    (root / "proc/meminfo").write_text(
+        f"MemTotal:  {64_000 * MB >> 10} kB\nMemAvailable:  {available >> 10} kB\nHuge: 0\n"
+    )
     (root / "proc/self/cgroup").write_text(f"{version}{own}\n")
     for path, (limit, used, idle) in groups.items():
         folder = root / "sys/fs/cgroup" / path
@@ -47,9 +48,6 @@ def machine(
         (folder / "memory.current").write_text(f"{used}\n")
         (folder / "memory.stat").write_text(f"anon 1\ninactive_file {idle}\nactive_file 5\n")
     return root
-
-
-MB = 1 << 20
 
 
 @pytest.mark.parametrize(

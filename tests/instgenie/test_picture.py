@@ -267,10 +267,10 @@ def jpeg_with_exif(*tags: tuple[int, int, int, bytes], pixels: Image.Image) -> b
 
 
 @pytest.mark.parametrize("is_file", [False, True])
-@pytest.mark.parametrize("kind", [2, 3, 5, 7])
-def test_resolution_without_a_value_does_not_spoil_a_jpeg(kind: int, is_file: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [1, 2, 7])
+def test_resolution_that_is_no_number_does_not_spoil_a_jpeg(kind: int, is_file: bool, tmp_path: Path) -> None:
     pixels = Image.new("RGB", (32, 20), "teal")
-    data = jpeg_with_exif((282, kind, 0, bytes(4)), (296, 3, 1, b"\0\2\0\0"), pixels=pixels)
+    data = jpeg_with_exif((282, kind, 1, bytes(4)), (296, 3, 1, b"\0\2\0\0"), pixels=pixels)
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
     opened = open_picture(path if is_file else data, "image")
