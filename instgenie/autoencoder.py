@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -58,18 +59,28 @@ class PatchCodec:
 
 
 class KlCodec:
-    """`LatentCodec` of diffusers' AutoencoderKL as Flux uses it: 2x2 latents are one token, the mean is taken."""
+    """`LatentCodec` of diffusers' AutoencoderKL as Flux uses it: 2x2 latents are one token, the mean is taken.
+
+    Raises:
+        ValueError: latents are scaled by what is no number, or channel by channel.
+    """
 
     pack = 2
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         self._autoencoder = autoencoder.eval()
         config = autoencoder.config
-        if not config.scaling_factor:
-            raise ValueError(f"scaling_factor = {config.scaling_factor!r} is not a number above 0")
+        scale, shift = config.scaling_factor, config.shift_factor
+        if not _is_finite(scale) or scale <= 0:
+            raise ValueError(f"scaling_factor = {scale!r} is not a finite number above 0")
+        if shift is not None and not _is_finite(shift):
+            raise ValueError(f"shift_factor = {shift!r} is not a finite number")
+        for name in ("latents_mean", "latents_std"):
+            if config.get(name) is not None:
+                raise ValueError(f"{name} = {config[name]!r} is not supported, only null")
         self.patch: int = self.pack * 2 ** (len(config.block_out_channels) - 1)
         self.channels: int = config.latent_channels * self.pack**2
-        self._shift, self._scale = config.shift_factor or 0.0, config.scaling_factor
+        self._shift, self._scale = shift or 0.0, scale
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -85,3 +96,7 @@ class KlCodec:
         latents = unpack_latents(tokens, grid, self.pack) / self._scale + self._shift
         pixels: Tensor = vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0]
         return pixels.float()
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

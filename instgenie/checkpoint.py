@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, BertModel, CLIPTextModel, T5EncoderModel
 
 from instgenie.autoencoder import KlCodec, LatentCodec, PatchCodec
@@ -18,13 +17,11 @@ from instgenie.flow import FlowShift
 from instgenie.model_settings import MAX_TEXT_TOKENS, ModelSettings, read_json, read_settings, read_shift
 from instgenie.models.flux import FluxForward
 from instgenie.models.patch_autoencoder import PatchAutoencoder
-from instgenie.revision import RememberedHashes, revision
+from instgenie.revision import HashFile, RememberedHashes, revision
 from instgenie.text import BertPromptEncoder, FluxPromptEncoder, PromptEncoder
 
 BUILTIN = Path(__file__).parent / "builtin"
 _CLASSES = {"transformer": "FluxTransformer2DModel", "scheduler": "FlowMatchEulerDiscreteScheduler"}
-# What diffusers, transformers and safetensors raise where a file is not what it should be.
-_FOREIGN = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +44,13 @@ class Checkpoint:
     distilled: bool
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype, device: torch.device) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, dtype: torch.dtype, device: torch.device, hash_one: HashFile | None = None
+) -> Checkpoint:
     """Load a Flux-family model from a diffusers folder.
 
+    Args:
+        hash_one: hash of one of its files; None is one that remembers large files in the user's cache folder.
     Raises:
         CheckpointError: a part is missing, unreadable, or of a class that is not known here; the parts do not fit.
     """
@@ -62,6 +63,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype, device: torch.device) -> C
     _check_transformer(folder / "transformer")
     transformer = _load_model(FluxTransformer2DModel, folder / "transformer", torch_dtype=dtype).to(device)
     codec = _load_codec(folder, codec_class, dtype, device)
+    _check_velocity(folder / "transformer", transformer, codec)
     channels = transformer.config.in_channels
     fill_channels = 2 * codec.channels + codec.patch**2
     if channels not in (codec.channels, fill_channels):
@@ -69,13 +71,13 @@ def load_checkpoint(folder: Path, dtype: torch.dtype, device: torch.device) -> C
             f"{folder}: the transformer takes {channels} channels; with this autoencoder {codec.channels} (plain) or "
             f"{fill_channels} (fill) are known"
         )
-    kind = {"takes_fill": channels == fill_channels, "distilled": bool(transformer.config.guidance_embeds)}
+    kind = {"takes_fill": channels == fill_channels, "distilled": transformer.config.guidance_embeds}
     settings = read_settings(folder, **kind, text_positions=_text_positions(folder, index))
     prompts = _load_prompts(folder, index, settings, dtype, device)
     _check_prompts(folder, prompts, transformer)
     return Checkpoint(
         settings,
-        revision(folder, settings, RememberedHashes()),
+        revision(folder, settings, hash_one or RememberedHashes()),
         FluxForward(transformer),
         codec,
         prompts,
@@ -95,6 +97,26 @@ def _check_transformer(folder: Path) -> None:
         raise CheckpointError(
             f"{path}: axes_dims_rope = {axes} add up to {sum(axes)}, attention_head_dim is {head_dim}"
         )
+    if not isinstance(config.get("guidance_embeds", False), bool):
+        raise CheckpointError(f"{path}: guidance_embeds = {config['guidance_embeds']!r} is neither true nor false")
+
+
+def _check_autoencoder(folder: Path) -> None:
+    """Raise where an AutoencoderKL has no blocks: diffusers says only that an index is out of range."""
+    path = folder / "config.json"
+    widths = read_json(path).get("block_out_channels", [64])
+    if not isinstance(widths, list) or not widths or any(type(width) is not int or width < 1 for width in widths):
+        raise CheckpointError(f"{path}: block_out_channels = {widths!r} is not a list of numbers above 0")
+
+
+def _check_velocity(folder: Path, transformer: FluxTransformer2DModel, codec: LatentCodec) -> None:
+    """Raise where what the transformer predicts for a token is not as long as a token of the autoencoder."""
+    found = transformer.proj_out.out_features
+    if found != codec.channels:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: out_channels = {transformer.config.out_channels} and patch_size = "
+            f"{transformer.config.patch_size} give {found} channels, a token of this autoencoder has {codec.channels}"
+        )
 
 
 def _text_positions(folder: Path, index: dict[str, Any]) -> int:
@@ -112,7 +134,9 @@ def _check_prompts(folder: Path, prompts: PromptEncoder, transformer: FluxTransf
     """Encode a prompt, and raise where the transformer could not take it."""
     try:
         (prompt,) = prompts.encode(["x"])
-    except _FOREIGN as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise CheckpointError(f"{folder}: the text encoder cannot encode a prompt: {error}") from error
     found = prompt.states.shape[-1], prompt.pooled.shape[-1]
     expected = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
@@ -129,17 +153,36 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
         raise CheckpointError(f"{folder} is not a folder")
     try:
         return kind.from_pretrained(folder, local_files_only=True, **options)
-    except _FOREIGN as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers and the configurations of transformers raise bare ones
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def _load_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """A model from its own folder: nothing is unpickled, and a weight that is missing or too many is an error."""
+def _load_tokenizer(folder: Path) -> Any:
+    """A tokenizer. Code that the folder brings is refused: by default transformers asks for leave on stdin."""
+    return _load(AutoTokenizer, folder, trust_remote_code=False)
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
+    """Raise where the tokenizer of a folder gives tokens that its text encoder has no embedding of."""
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= model.config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: token {largest} is beyond the text encoder's vocab_size, {model.config.vocab_size}"
+        )
+
+
+def _load_model(kind: Any, folder: Path, *, unused: tuple[str, ...] = (), **options: Any) -> Any:
+    """A model from its own folder: nothing is unpickled, and a weight that is missing or too many is an error.
+
+    Weights whose names begin with one of `unused` may be there.
+    """
     if issubclass(kind, ModelMixin):
         options["low_cpu_mem_usage"] = False  # True wants accelerate
     model, report = _load(kind, folder, use_safetensors=True, output_loading_info=True, **options)
     for problem in ("missing", "unexpected"):
-        names = sorted(report[f"{problem}_keys"])
+        names = sorted(name for name in report[f"{problem}_keys"] if not name.startswith(unused))
         if names:
             raise CheckpointError(f"{folder}: {problem} weights: {', '.join(names[:3])} ({len(names)} in all)")
     return model
@@ -149,10 +192,11 @@ def _load_codec(folder: Path, name: str, dtype: torch.dtype, device: torch.devic
     if name == "PatchAutoencoder":  # a few thousand weights: float32 costs nothing
         return PatchCodec(_load_model(PatchAutoencoder, folder / "vae").to(device))
     if name == "AutoencoderKL":
+        _check_autoencoder(folder / "vae")
         autoencoder = _load_model(AutoencoderKL, folder / "vae", torch_dtype=dtype).to(device)
         try:
             return KlCodec(autoencoder)
-        except _FOREIGN as error:
+        except ValueError as error:
             raise CheckpointError(f"{folder / 'vae' / 'config.json'}: {error}") from error
     raise CheckpointError(f"{folder}: autoencoder class {name!r} is not known")
 
@@ -161,14 +205,18 @@ def _load_prompts(
     folder: Path, index: dict[str, Any], settings: ModelSettings, dtype: torch.dtype, device: torch.device
 ) -> PromptEncoder:
     name = _class_of(index, "text_encoder", folder)
-    tokenizer = _load(AutoTokenizer, folder / "tokenizer")
+    tokenizer = _load_tokenizer(folder / "tokenizer")
     if name == "BertModel":
-        bert = _load_model(BertModel, folder / "text_encoder", add_pooling_layer=False, dtype=torch.float32)
+        part, dtype = folder / "text_encoder", torch.float32
+        bert = _load_model(BertModel, part, unused=("pooler.",), add_pooling_layer=False, dtype=dtype)
+        _check_vocabulary(folder / "tokenizer", tokenizer, bert)
         return BertPromptEncoder(tokenizer, bert.to(device), settings.text_tokens)
     if name == "CLIPTextModel":
         clip = _load_model(CLIPTextModel, folder / "text_encoder", dtype=dtype).to(device)
-        t5_tokenizer = _load(AutoTokenizer, folder / "tokenizer_2")
+        _check_vocabulary(folder / "tokenizer", tokenizer, clip)
+        t5_tokenizer = _load_tokenizer(folder / "tokenizer_2")
         t5 = _load_model(T5EncoderModel, folder / "text_encoder_2", dtype=dtype).to(device)
+        _check_vocabulary(folder / "tokenizer_2", t5_tokenizer, t5)
         return FluxPromptEncoder(tokenizer, clip, t5_tokenizer, t5, settings.text_tokens)
     raise CheckpointError(f"{folder}: text encoder class {name!r} is not known")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from instgenie.errors import CheckpointError, ParameterError
 from instgenie.flow import MAX_STEPS, FlowShift
+from instgenie.parameter_checks import MAX_GUIDANCE
 
 SETTINGS_FILE = "instgenie.json"
-MAX_GUIDANCE = 100.0
 MAX_CANVAS_TOKENS = 65_536
 MAX_TEXT_TOKENS = 4096
 # Options of the scheduler which change the noise levels in ways that `FlowShift` does not know.
@@ -24,6 +24,15 @@ _UNKNOWN_OPTIONS = (
     "stochastic_sampling",
     "shift_terminal",
 )
+# Fields of `FlowShift` by that scheduler's names, with its defaults.
+_SHIFT_FIELDS: dict[str, tuple[str, object]] = {
+    "shift": ("shift", 1.0),
+    "use_dynamic_shifting": ("dynamic", False),
+    "base_image_seq_len": ("base_tokens", 256),
+    "max_image_seq_len": ("max_tokens", 4096),
+    "base_shift": ("base_shift", 0.5),
+    "max_shift": ("max_shift", 1.15),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +77,10 @@ def default_settings(name: str, *, takes_fill: bool, distilled: bool) -> ModelSe
 
     They are the defaults of diffusers' pipelines: `FluxFillPipeline` for fill conditioning, `FluxPipeline` for
     guidance-distilled models (Flux dev); for neither (Flux schnell) those of its documentation: 4 steps, no guidance,
-    256 text tokens.
+    256 text tokens. Without distilled guidance those pipelines ignore the scale, and so it is 1 here.
     """
     if takes_fill:
-        return ModelSettings(name, steps=50, guidance=30.0)
+        return ModelSettings(name, steps=50, guidance=30.0 if distilled else 1.0)
     if distilled:
         return ModelSettings(name, steps=28, guidance=3.5)
     return ModelSettings(name, steps=4, guidance=1.0, text_tokens=256)
@@ -115,19 +124,16 @@ def read_shift(path: Path) -> FlowShift:
     unknown = [name for name in _UNKNOWN_OPTIONS if config.get(name)]
     if config.get("time_shift_type", "exponential") != "exponential":
         unknown.append("time_shift_type")
+    if config.get("num_train_timesteps", 1000) != 1000:  # the transformer takes the noise level times 1000
+        unknown.append("num_train_timesteps")
     if unknown:
         raise CheckpointError(f"{path}: {unknown[0]} = {config[unknown[0]]!r} is not supported")
+    values: dict[str, Any] = {ours: config.get(name, default) for name, (ours, default) in _SHIFT_FIELDS.items()}
     try:
-        return FlowShift(
-            shift=config.get("shift", 1.0),
-            dynamic=config.get("use_dynamic_shifting", False),
-            base_tokens=config.get("base_image_seq_len", 256),
-            max_tokens=config.get("max_image_seq_len", 4096),
-            base_shift=config.get("base_shift", 0.5),
-            max_shift=config.get("max_shift", 1.15),
-        )
+        return FlowShift(**values)
     except ParameterError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        theirs = {ours: name for name, (ours, _) in _SHIFT_FIELDS.items()}[error.parameter]
+        raise CheckpointError(f"{path}: {theirs}: {str(error).removeprefix(f'{error.parameter}: ')}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import xxhash
 
+from instgenie.errors import CheckpointError
 from instgenie.model_settings import ModelSettings, read_json
 
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 # Files below this size are hashed at every start: that takes less than 0.1 s even from a slow disk.
 REMEMBERED_BYTES = 128 << 20
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+_DIFFUSERS_PARTS = ("transformer", "vae")
 _TEXTS = (
     "config.json",
     "scheduler_config.json",
@@ -45,26 +46,47 @@ def revision(folder: Path, settings: ModelSettings, hash_one: HashFile = hash_fi
     """xxh3-128 of every file and setting that changes an activation and has no entry of its own in a template's key.
 
     Files beside those that are loaded (notes, weights of another precision) make no difference.
+
+    Raises:
+        CheckpointError: a file cannot be read.
     """
     digest = xxhash.xxh3_128(f"text_tokens:{settings.text_tokens}\n".encode())
     for path in loaded_files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}:{hash_one(path)}\n".encode())
+        try:
+            digest.update(f"{path.relative_to(folder).as_posix()}:{hash_one(path)}\n".encode())
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     return digest.hexdigest()
 
 
 def loaded_files(folder: Path) -> list[Path]:
-    """The files of a diffusers folder that loading it reads, in a fixed order."""
+    """The files of a diffusers folder that loading it reads, in a fixed order.
+
+    Where a part has its weights both in one file and in shards, diffusers reads the shards, transformers the file.
+
+    Raises:
+        CheckpointError: an index names no shards.
+    """
     found = []
     for part in PARTS:
         found += [path for name in _TEXTS if (path := folder / part / name).is_file()]
-        for name in _WEIGHTS:
-            index = folder / part / f"{name}.index.json"
-            if (folder / part / name).is_file():
-                found.append(folder / part / name)
-            elif index.is_file():
-                shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-                found += [index, *(folder / part / shard for shard in shards)]
+        is_diffusers = part in _DIFFUSERS_PARTS
+        whole = folder / part / ("diffusion_pytorch_model.safetensors" if is_diffusers else "model.safetensors")
+        index = whole.with_name(f"{whole.name}.index.json")
+        if index.is_file() and (is_diffusers or not whole.is_file()):
+            found += [index, *(folder / part / shard for shard in _shards(index))]
+        elif whole.is_file():
+            found.append(whole)
     return found
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that an index lists, all of them beside it."""
+    files = read_json(index).get("weight_map")
+    names = set(files.values()) if isinstance(files, dict) and all(isinstance(f, str) for f in files.values()) else ()
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(f"{index}: weight_map = {str(files)[:80]} is not an object of file names")
+    return sorted(names)
 
 
 class RememberedHashes:
@@ -74,7 +96,7 @@ class RememberedHashes:
     """
 
     def __init__(self, path: Path | None = None, hash_one: HashFile = hash_file) -> None:
-        self._path = path or default_path()
+        self._path = path or default_path()  # None: nothing is remembered
         self._hash_one = hash_one
         self._known = self._read()
 
@@ -94,6 +116,8 @@ class RememberedHashes:
         return digest
 
     def _read(self) -> dict[str, object]:
+        if self._path is None:
+            return {}
         with suppress(OSError, ValueError, RecursionError):
             content = json.loads(self._path.read_text())
             if isinstance(content, dict):
@@ -101,6 +125,8 @@ class RememberedHashes:
         return {}
 
     def _write(self) -> None:
+        if self._path is None:
+            return
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +134,12 @@ class RememberedHashes:
             partial.replace(self._path)
 
 
-def default_path() -> Path:
-    """`instgenie/digests.json` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "instgenie" / "digests.json"
+def default_path() -> Path | None:
+    """`instgenie/digests.json` in the user's cache folder; None where the user has no home."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification has relative ones ignored
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return base / "instgenie" / "digests.json"

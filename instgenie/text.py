@@ -38,7 +38,7 @@ class BertPromptEncoder:
     the mean state, normalised and scaled to unit variance per channel.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: BertModel, max_tokens: int = 16) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: BertModel, max_tokens: int) -> None:
         self.tokenizer = tokenizer
         self.model = model.eval()
         self.max_tokens = max_tokens
@@ -67,7 +67,7 @@ class FluxPromptEncoder:
         clip: CLIPTextModel,
         t5_tokenizer: PreTrainedTokenizerBase,
         t5: T5EncoderModel,
-        max_tokens: int = 512,
+        max_tokens: int,
     ) -> None:
         self.clip_tokenizer, self.clip = clip_tokenizer, clip.eval()
         self.t5_tokenizer, self.t5 = t5_tokenizer, t5.eval()

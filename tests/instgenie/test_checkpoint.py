@@ -19,6 +19,7 @@ from instgenie.checkpoint import Checkpoint, load_checkpoint
 from instgenie.errors import CheckpointError
 from instgenie.flow import FlowShift
 from instgenie.model_settings import ModelSettings, default_settings
+from instgenie.revision import hash_file
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -87,8 +88,13 @@ def test_transformer_without_fill_inputs(builtin_copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("takes_fill", "distilled", "expected"),
-    [(True, True, (50, 30.0, 512)), (False, True, (28, 3.5, 512)), (False, False, (4, 1.0, 256))],
-    ids=["fill", "dev", "schnell"],
+    [
+        (True, True, (50, 30.0, 512)),
+        (True, False, (50, 1.0, 512)),
+        (False, True, (28, 3.5, 512)),
+        (False, False, (4, 1.0, 256)),
+    ],
+    ids=["fill", "fill without guidance", "dev", "schnell"],
 )
 def test_defaults_are_those_of_the_kind(
     takes_fill: bool, distilled: bool, expected: tuple[int, float, int], flux_copy: Path
@@ -117,19 +123,34 @@ def test_defaults_are_those_of_diffusers() -> None:
 def test_text_encoder_of_another_width(builtin_copy: Path, flux_copy: Path) -> None:
     for part in ("text_encoder", "tokenizer"):
         shutil.rmtree(builtin_copy / part)
-    config = BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(vocab_size=90, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     BertModel(config, add_pooling_layer=False).save_pretrained(builtin_copy / "text_encoder")
     shutil.copytree(flux_copy / "tokenizer_2", builtin_copy / "tokenizer")
     with pytest.raises(CheckpointError, match="gives 16 and 16 channels"):
         load(builtin_copy)
 
 
-@pytest.mark.parametrize("change", [{"block_out_channels": []}, {"scaling_factor": None}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block_out_channels": []},
+        {"block_out_channels": 4},
+        {"block_out_channels": [4, 0]},
+        {"scaling_factor": None},
+        {"scaling_factor": "0.3"},
+        {"scaling_factor": float("nan")},
+        {"scaling_factor": -1},
+        {"shift_factor": "0.1"},
+        {"latents_mean": [0.5, 0.5, 0.5, 0.5]},
+    ],
+    ids=str,
+)
 def test_autoencoder_that_cannot_run(flux_copy: Path, change: dict[str, Any]) -> None:
     edit_json(flux_copy / "vae" / "config.json", lambda c: c.update(change))
     with pytest.raises(CheckpointError) as caught:
         load(flux_copy)
-    assert str(flux_copy / "vae") in str(caught.value)
+    assert str(flux_copy / "vae" / "config.json") in str(caught.value)
+    assert next(iter(change)) in str(caught.value)
 
 
 def test_wrong_number_of_channels(builtin_copy: Path) -> None:
@@ -144,7 +165,7 @@ def test_wrong_number_of_channels(builtin_copy: Path) -> None:
 
 def test_settings_file_is_optional(builtin_copy: Path) -> None:
     (builtin_copy / "instgenie.json").unlink()
-    assert load(builtin_copy).settings == ModelSettings("model", 50, 30.0, 4096, 64)  # the encoder has 64 positions
+    assert load(builtin_copy).settings == ModelSettings("model", 50, 1.0, 4096, 64)  # the encoder has 64 positions
 
 
 BREAKS: dict[str, Callable[[Path], object]] = {
@@ -192,6 +213,19 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "schedule with equal bases": lambda folder: edit_json(
         folder / "scheduler" / "scheduler_config.json", lambda c: c.update(base_image_seq_len=4096)
     ),
+    "schedule of other timesteps": lambda folder: edit_json(
+        folder / "scheduler" / "scheduler_config.json", lambda c: c.update(num_train_timesteps=500)
+    ),
+    "guidance input that is neither there nor not": lambda folder: edit_json(
+        folder / "transformer" / "config.json", lambda c: c.update(guidance_embeds=None)
+    ),
+    "encoder configuration of another type": lambda folder: edit_json(
+        folder / "text_encoder" / "config.json", lambda c: c.update(hidden_size="x")
+    ),
+    "tokenizer of another form": lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text('{"model": 1}'),
+    "token without an embedding": lambda folder: edit_json(
+        folder / "tokenizer" / "tokenizer.json", lambda c: c["model"]["vocab"].update(q=5000)
+    ),
     "a weight too many": lambda folder: add_weight(folder / "transformer" / WEIGHTS, "proj_out.scale"),
     "settings are a list": lambda folder: (folder / "instgenie.json").write_text("[]"),
     "settings are bytes": lambda folder: (folder / "instgenie.json").write_bytes(b"\xff\xfe"),
@@ -225,6 +259,40 @@ def test_broken_folder(builtin_copy: Path, what: str) -> None:
     assert str(builtin_copy) in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [{"out_channels": 16}, {"patch_size": 2}], ids=str)
+def test_velocity_of_another_width(builtin_copy: Path, change: dict[str, Any]) -> None:
+    transformer = FluxTransformer2DModel.from_pretrained(builtin_copy / "transformer", low_cpu_mem_usage=False)
+    FluxTransformer2DModel(**(dict(transformer.config) | change)).save_pretrained(builtin_copy / "transformer")
+    with pytest.raises(CheckpointError, match=r"give \d+ channels, a token of this autoencoder has 8") as caught:
+        load(builtin_copy)
+    assert str(builtin_copy / "transformer" / "config.json") in str(caught.value)
+
+
+def test_pooler_of_a_sentence_encoder_is_not_wanted(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
+    add_weight(builtin_copy / "text_encoder" / "model.safetensors", "pooler.dense.bias")
+    (prompt,), (expected,) = load(builtin_copy).prompts.encode(["a"]), builtin_kind.prompts.encode(["a"])
+    assert torch.equal(prompt.states, expected.states)
+
+
+def test_code_of_a_folder_is_refused_without_asking(
+    builtin_copy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = {"auto_map": {"AutoTokenizer": ["code.Own", None]}, "tokenizer_class": "Own"}
+    edit_json(builtin_copy / "tokenizer" / "tokenizer_config.json", lambda c: c.update(code))
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked on stdin"))
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        load(builtin_copy)
+    assert "Do you wish to run" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
+def test_flux_token_without_an_embedding(flux_copy: Path, part: str) -> None:
+    edit_json(flux_copy / part / "tokenizer.json", lambda c: c["model"]["vocab"].update(q=5000))
+    with pytest.raises(CheckpointError, match="token 5000 is beyond") as caught:
+        load(flux_copy)
+    assert str(flux_copy / part) in str(caught.value)
+
+
 @pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer_2"])
 def test_flux_without_its_second_text_encoder(flux_copy: Path, part: str) -> None:
     shutil.rmtree(flux_copy / part)
@@ -254,6 +322,26 @@ def test_schedule_that_is_not_known(builtin_copy: Path, option: dict[str, Any]) 
     with pytest.raises(CheckpointError, match=next(iter(option))) as caught:
         load(builtin_copy)
     assert str(builtin_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shift": None},
+        {"use_dynamic_shifting": "no"},
+        {"base_image_seq_len": "256"},
+        {"max_image_seq_len": 256},
+        {"base_shift": None},
+        {"max_shift": float("nan")},
+    ],
+    ids=str,
+)
+def test_schedule_outside_its_limits(builtin_copy: Path, change: dict[str, Any]) -> None:
+    path = builtin_copy / "scheduler" / "scheduler_config.json"
+    edit_json(path, lambda c: c.update(change))
+    with pytest.raises(CheckpointError, match=rf"{next(iter(change))}: .*{next(iter(change.values()))}") as caught:
+        load(builtin_copy)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +400,17 @@ def test_flux_weights_change_the_revision(flux_copy: Path, flux_fill_kind: Check
     assert load(flux_copy).revision != flux_fill_kind.revision
 
 
-@pytest.mark.parametrize("name", ["README.md", "transformer/.DS_Store", "transformer/weights.fp16.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "transformer/.DS_Store",
+        "transformer/weights.fp16.safetensors",
+        "transformer/model.safetensors",
+        "text_encoder/model.safetensors.index.json",
+        "vae/model.safetensors.index.json",
+    ],
+)
 def test_files_that_are_not_loaded_make_no_difference(builtin_copy: Path, builtin_kind: Checkpoint, name: str) -> None:
     (builtin_copy / name).write_bytes(b"note")
     assert load(builtin_copy).revision == builtin_kind.revision
@@ -330,3 +428,34 @@ def test_sharded_weights(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
     before = load(builtin_copy)
     flip_last_byte(shards[-1])
     assert load(builtin_copy).revision != before.revision
+
+
+def test_shards_beside_a_whole_file_change_the_revision(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
+    """Diffusers reads the shards then."""
+    whole = (builtin_copy / "transformer" / WEIGHTS).read_bytes()
+    builtin_kind.forward.transformer.save_pretrained(builtin_copy / "transformer", max_shard_size="100KB")
+    (builtin_copy / "transformer" / WEIGHTS).write_bytes(whole)
+    before = load(builtin_copy)
+    flip_last_byte(max((builtin_copy / "transformer").glob("*-of-*.safetensors")))
+    assert load(builtin_copy).revision != before.revision
+
+
+def test_files_are_hashed_by_the_given_function(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
+    hashed: list[str] = []
+
+    def hash_one(path: Path) -> str:
+        hashed.append(path.relative_to(builtin_copy).as_posix())
+        return hash_file(path)
+
+    checkpoint = load_checkpoint(builtin_copy, torch.float32, CPU, hash_one)
+    assert checkpoint.revision == builtin_kind.revision
+    assert {"transformer/" + WEIGHTS, "vae/" + WEIGHTS, "text_encoder/model.safetensors"} <= set(hashed)
+
+
+def test_file_that_cannot_be_hashed(builtin_copy: Path) -> None:
+    def hash_one(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with pytest.raises(CheckpointError, match="Permission denied") as caught:
+        load_checkpoint(builtin_copy, torch.float32, CPU, hash_one)
+    assert isinstance(caught.value.__cause__, PermissionError)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from instgenie import revision
-from instgenie.revision import RememberedHashes, default_path, hash_file
+from instgenie.errors import CheckpointError
+from instgenie.revision import RememberedHashes, default_path, hash_file, loaded_files
 
 
 class CountedHash:
@@ -85,5 +86,30 @@ def test_memory_that_cannot_be_written(weights: Path, tmp_path: Path) -> None:
 def test_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_path() == tmp_path / "instgenie" / "digests.json"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert default_path() == tmp_path / ".cache" / "instgenie" / "digests.json"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_path() == Path.home() / ".cache" / "instgenie" / "digests.json"
+    assert default_path() == tmp_path / ".cache" / "instgenie" / "digests.json"
+
+
+def test_user_without_a_home(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert default_path() is None
+    assert RememberedHashes()(weights) == hash_file(weights)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"weight_map": []}', '{"weight_map": {"x": 1}}', '{"weight_map": {"x": "../y"}}']
+)
+def test_index_that_names_no_shards(tmp_path: Path, content: str) -> None:
+    index = tmp_path / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(content)
+    with pytest.raises(CheckpointError, match="weight_map") as caught:
+        loaded_files(tmp_path)
+    assert str(index) in str(caught.value)
