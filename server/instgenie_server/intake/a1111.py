@@ -83,7 +83,7 @@ class Img2ImgForm(BaseModel):
     def _results(cls, n_iter: int, info: ValidationInfo) -> int:
         results = n_iter * info.data.get("batch_size", 1)
         if results > MAX_RESULTS:
-            raise complaint(f"n_iter times batch_size is {results}, more than {MAX_RESULTS}")
+            raise complaint(f"times batch_size is {results}, more than {MAX_RESULTS}")
         return n_iter
 
     def edit_form(self) -> EditForm:

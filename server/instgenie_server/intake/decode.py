@@ -32,10 +32,10 @@ class PictureDecoder:
     """
 
     def __init__(self, seconds: float, threads: int | None = None) -> None:
-        threads = threads or min(MAX_THREADS, os.cpu_count() or 1)
+        self.threads = threads or min(MAX_THREADS, os.cpu_count() or 1)
         self._seconds = seconds
-        self._free = asyncio.Semaphore(threads)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._free = asyncio.Semaphore(self.threads)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
     async def picture(self, data: bytes, param: str = "image") -> Pixels:
         """Decode an upload: RGB or RGBA, upright, with its colour profile but no other metadata.

@@ -26,8 +26,10 @@ def shown(value: Any) -> str:
         return repr(value) if len(value) <= 60 else f"{value[:60]!r}..."
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return f"{value}" if abs(value) < 1e60 else "a huge number"
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= 200 else "a huge number"
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
     return "a list" if isinstance(value, list) else "an object"
 
 

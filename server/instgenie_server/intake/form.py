@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from email.message import Message
 
 from aiohttp import web
 
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.body import receive_body
-from instgenie_server.intake.multipart import MAX_BOUNDARY_BYTES, MultipartParser, Part, PartLimits
+from instgenie_server.intake.multipart import MAX_BOUNDARY_BYTES, MultipartParser, Part, PartLimits, read_header
 from instgenie_server.settings import LimitSettings
 
 MAX_TEXT_BYTES = 256 * 1024  # the longest prompt, 32,000 characters, is at most 128,000 bytes
@@ -54,13 +53,12 @@ def form_boundary(content_type: str) -> bytes:
     Raises:
         ApiError: 400, another type, or no usable boundary.
     """
-    header = Message()
-    header["content-type"] = content_type
-    if header.get_content_type() != "multipart/form-data":
+    value, parameters = read_header(content_type)
+    if value != "multipart/form-data":
         given = repr(content_type[:60]) if content_type else "none"
         raise invalid(f"expected a multipart/form-data body, the Content-Type is {given}", code="not_a_form")
-    boundary = header.get_param("boundary", "")
-    if not isinstance(boundary, str) or not boundary:
+    boundary = parameters.get("boundary", "")
+    if not boundary:
         raise invalid("the Content-Type multipart/form-data names no boundary", code="malformed_form")
     if not boundary.isascii() or len(boundary) > MAX_BOUNDARY_BYTES:
         raise invalid(f"the form's boundary is not 1..{MAX_BOUNDARY_BYTES} ASCII characters", code="malformed_form")

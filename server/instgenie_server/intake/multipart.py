@@ -153,6 +153,17 @@ class MultipartParser:
         del self._buffer[:num_bytes]
 
 
+def read_header(text: str) -> tuple[str, dict[str, str]]:
+    """The parts of a header such as `form-data; name="a"`: its value in small letters, and its parameters.
+
+    Of parameters of one name the first one counts. The standard library's parser of e-mails is not used: it fails for
+    some characters that HTTP lets through.
+    """
+    found = reversed(_PARAMETER.findall(text))
+    parameters = {key.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain for key, quoted, plain in found}
+    return text.partition(";")[0].strip().lower(), parameters
+
+
 def _part(block: bytes) -> Part:
     """The part that those header lines begin."""
     try:
@@ -165,17 +176,16 @@ def _part(block: bytes) -> Part:
         if not colon or not key or key != key.strip() or {"\r", "\n", "\0"} & set(line):
             raise _malformed(f"a part has the header line {line[:60]!r}")
         headers.setdefault(key.lower(), value.strip())
-    disposition = headers.get("content-disposition", "")
-    values = {key.lower(): quoted or plain for key, quoted, plain in reversed(_PARAMETER.findall(disposition))}
-    name = re.sub(r"\\(.)", r"\1", values.get("name", ""))
-    if disposition.partition(";")[0].strip().lower() != "form-data" or not name:
+    disposition, parameters = read_header(headers.get("content-disposition", ""))
+    name = parameters.get("name", "")
+    if disposition != "form-data" or not name:
         raise _malformed("a part has no name: its headers lack Content-Disposition: form-data; name=...")
     if len(name) > MAX_NAME_CHARS:
         raise _malformed(f"the name of a part is longer than {MAX_NAME_CHARS} characters")
     encoding = headers.get("content-transfer-encoding", "")
     if encoding.lower() not in _PLAIN_ENCODINGS:
         raise invalid(f"{name}: Content-Transfer-Encoding {encoding[:60]!r} is not understood: send plain bytes", name)
-    return Part(name, values.get("filename", values.get("filename*")))
+    return Part(name, parameters.get("filename", parameters.get("filename*")))
 
 
 def _malformed(message: str) -> ApiError:

@@ -46,7 +46,8 @@ def to_api_error(error: ValidationError) -> ApiError:
     """A 400 of the first of the errors; its `param` is the field, its message also tells the place within a list."""
     first = error.errors(include_url=False)[0]
     kind, value = first["type"], first["input"]
-    words: dict[str, Any] = {**first.get("ctx", {}), "value": shown(value)}
+    limits = {name: limit if isinstance(limit, str) else shown(limit) for name, limit in first.get("ctx", {}).items()}
+    words: dict[str, Any] = {**limits, "value": shown(value)}
     if isinstance(value, str):
         words["length"] = len(value)
     message = _MESSAGES[kind].format_map(words) if kind in _MESSAGES else f"{shown(value)} cannot be used"
