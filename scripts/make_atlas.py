@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builtin_recipe.pictures import ATLAS, load_pictures, save_atlas
+from builtin_recipe.pictures import ASSETS, ATLAS, load_pictures, save_atlas
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with fluent-emoji-3d/")
     parser.add_argument("--out", type=Path, default=ATLAS)
     options = parser.parse_args()
-    pictures = load_pictures(options.data / "fluent-emoji-3d" / "assets")
+    pictures = load_pictures(options.data / ASSETS)
     save_atlas(pictures, options.out)
     print(f"{options.out}: {len(pictures)} pictures, {options.out.stat().st_size / 1e3:.0f} kB")
 

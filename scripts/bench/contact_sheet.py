@@ -1,7 +1,8 @@
 """Contact sheet of held-out cases: the picture with its mask hatched, the dense edit, the cached edit, the prompt.
 
-    python scripts/bench/contact_sheet.py OUT.png [--model FOLDER] [--pictured 36] [--shapes 6]
+    python scripts/bench/contact_sheet.py OUT.png [--model FOLDER] [--data FOLDER] [--pictured 36] [--shapes 6]
 
+A model that knows more things than the repository's atlas needs --data, as for `eval_builtin.py`, to show them.
 Pictured things are taken from all over their list, each one once, then coloured shapes, two empty backgrounds, and
 one thing small and big.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,9 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builtin_recipe.cases import Case, held_out_cases, sized_cases
+from builtin_recipe.concept_file import drawable
+from builtin_recipe.concepts import CONCEPTS, Concept
 from builtin_recipe.evaluation import Edits
-from builtin_recipe.pictures import load_atlas
 from instgenie.checkpoint import BUILTIN, load_checkpoint
 from instgenie.compute_dtype import measure_dtypes
 from instgenie.editor import Editor
@@ -36,14 +39,20 @@ NOTHING = 2
 MAX_BYTES = 1_500_000
 
 
-def shown_cases(pictured: int, shapes: int, size: int, pictures: Mapping[str, Image.Image]) -> list[Case]:
+def shown_cases(
+    pictured: int,
+    shapes: int,
+    size: int,
+    pictures: Mapping[str, Image.Image],
+    concepts: Sequence[Concept] = CONCEPTS,
+) -> list[Case]:
     """The sheet's cases; no thing is among the pictured ones twice."""
-    cases = held_out_cases("pictured", pictured, size, pictures, leap=True)
+    cases = held_out_cases("pictured", pictured, size, pictures, concepts, leap=True)
     labels = [case.scene.concept.label for case in cases]
     assert len(set(labels)) == len(labels), f"{pictured} cases show only {len(set(labels))} things"
-    cases += held_out_cases("shape", shapes, size, pictures, leap=True)
-    cases += held_out_cases("nothing", NOTHING, size, pictures)
-    cases += sized_cases(1, size, pictures)[0]
+    cases += held_out_cases("shape", shapes, size, pictures, concepts, leap=True)
+    cases += held_out_cases("nothing", NOTHING, size, pictures, concepts)
+    cases += sized_cases(1, size, pictures, concepts)[0]
     return cases
 
 
@@ -80,13 +89,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=BUILTIN)
     parser.add_argument("--pictured", type=int, default=36)
     parser.add_argument("--shapes", type=int, default=6)
-    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--data", type=Path, help="folder with fluent-emoji-3d/")
+    parser.add_argument("--size", type=int, help="pixels, by default the size the model works best at")
     parser.add_argument("--columns", type=int, default=3)
     options = parser.parse_args()
     quiet_libraries()
     device = torch.device("cpu")
     editor = Editor(load_checkpoint(options.model, measure_dtypes(device).chosen, device), MemoryStore(1 << 31))
-    cases = shown_cases(options.pictured, options.shapes, options.size, load_atlas())
+    size = options.size or isqrt(editor.checkpoint.settings.canvas_tokens) * editor.checkpoint.codec.patch
+    concepts, pictures = drawable(options.model, options.data)
+    cases = shown_cases(options.pictured, options.shapes, size, pictures, concepts)
     arrange([tile(editor, case) for case in cases], options.columns).save(options.out, optimize=True)
     written_bytes = options.out.stat().st_size
     print(f"{options.out}: {len(cases)} cases, {written_bytes / 1e6:.2f} MB")

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
 from PIL import Image
 
-from builtin_recipe.concepts import (
-    CAPTIONS,
-    HELD_OUT_CAPTIONS,
-    HELD_OUT_NOTHING,
-    Concept,
-    all_concepts,
-    phrase,
-)
+from builtin_recipe.concepts import CAPTIONS, CONCEPTS, HELD_OUT_CAPTIONS, HELD_OUT_NOTHING, Concept, phrase
 from builtin_recipe.scenes import Scene, make_scene
 from instgenie.request import EditRequest
 
@@ -60,9 +53,9 @@ class Case:
         )
 
 
-def concepts_of(kind: str) -> list[Concept]:
+def concepts_of(kind: str, concepts: Sequence[Concept] = CONCEPTS) -> list[Concept]:
     """The concepts of a kind, in their fixed order."""
-    return [concept for concept in all_concepts() if concept.kind == kind]
+    return [concept for concept in concepts if concept.kind == kind]
 
 
 def spread(count: int) -> int:
@@ -86,30 +79,39 @@ def held_out_case(
 
 
 def held_out_cases(
-    kind: str, count: int, size: int, pictures: Mapping[str, Image.Image], *, leap: bool = False
+    kind: str,
+    count: int,
+    size: int,
+    pictures: Mapping[str, Image.Image],
+    concepts: Sequence[Concept] = CONCEPTS,
+    *,
+    leap: bool = False,
 ) -> list[Case]:
     """`count` cases that go round the concepts of a kind, and round the names of each.
 
     Args:
+        concepts: what the model can draw.
         leap: take concepts from all over the list, not its first ones; no concept comes twice before all have come.
     """
-    concepts = concepts_of(kind)
-    stride = spread(len(concepts)) if leap else 1
+    found = concepts_of(kind, concepts)
+    stride = spread(len(found)) if leap else 1
     cases = []
     for number in range(count):
-        concept = concepts[number * stride % len(concepts)]
-        turn = number % len(concepts) + number // len(concepts)
+        concept = found[number * stride % len(found)]
+        turn = number % len(found) + number // len(found)
         name = concept.names[turn % len(concept.names)]
         cases.append(held_out_case(concept, name, number, size, pictures))
     return cases
 
 
-def sized_cases(count: int, size: int, pictures: Mapping[str, Image.Image]) -> list[tuple[Case, Case]]:
+def sized_cases(
+    count: int, size: int, pictures: Mapping[str, Image.Image], concepts: Sequence[Concept] = CONCEPTS
+) -> list[tuple[Case, Case]]:
     """`count` scenes of pictured things, each with a case that asks for a small one and a case for a big one."""
-    concepts = concepts_of("pictured")
+    found = concepts_of("pictured", concepts)
     pairs = []
     for i in range(count):
-        concept = concepts[i * spread(len(concepts)) % len(concepts)]
+        concept = found[i * spread(len(found)) % len(found)]
         small, big = (
             held_out_case(concept, concept.label, SIZED_CASES + i, size, pictures, word)
             for word in SIZE_PAIRS[i % len(SIZE_PAIRS)]

@@ -117,6 +117,9 @@ def all_concepts() -> list[Concept]:
     return [*pictured, *shapes, Concept("nothing", "nothing", NOTHING)]
 
 
+CONCEPTS = tuple(all_concepts())
+
+
 def phrase(form: str, name: str) -> str:
     """The caption form filled with the name, with the right article."""
     return form.replace("a {}", f"{'an' if name[0] in 'aeio' else 'a'} {{}}").format(name)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from builtin_recipe.cases import Case, concepts_of, held_out_cases, sized_cases
-from builtin_recipe.concepts import HELD_OUT_CAPTIONS, phrase
+from builtin_recipe.concepts import CONCEPTS, HELD_OUT_CAPTIONS, Concept, phrase
 from builtin_recipe.measures import changed_share, psnr_in_mask, seam_step
 from builtin_recipe.retrieval import Gallery
 from builtin_recipe.scenes import Pixels
@@ -49,23 +49,25 @@ def edited_pixels(editor: Edits, request: EditRequest) -> Pixels:
     return np.asarray(editor.edit(request).picture, np.float32) / np.float32(255)
 
 
-def another_prompt(case: Case, number: int) -> str:
+def another_prompt(case: Case, number: int, concepts: Sequence[Concept] = CONCEPTS) -> str:
     """A held-out caption of another pictured concept: the one half the list away."""
-    concepts = concepts_of("pictured")
-    other = concepts[(concepts.index(case.scene.concept) + len(concepts) // 2) % len(concepts)]
+    things = concepts_of("pictured", concepts)
+    other = things[(things.index(case.scene.concept) + len(things) // 2) % len(things)]
     return phrase(HELD_OUT_CAPTIONS[number % len(HELD_OUT_CAPTIONS)], other.label)
 
 
-def pictured_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pictures) -> Rows:
+def pictured_rows(
+    editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
+) -> Rows:
     """Retrieval of what was asked for with its controls, and how the edits sit in their pictures.
 
     The controls are new edits of the same scenes, asked for another thing or for none, ranked for the first thing.
     """
-    concepts = concepts_of("pictured")
+    things = concepts_of("pictured", concepts)
     ranks: dict[str, list[int]] = {name: [] for name in RETRIEVALS}
     fidelity, beside, edit_steps, target_steps = [], [], [], []
-    for number, case in enumerate(held_out_cases("pictured", count, size, pictures, leap=True)):
-        scene, gallery = case.scene, Gallery(case.scene, concepts, pictures)
+    for number, case in enumerate(held_out_cases("pictured", count, size, pictures, concepts, leap=True)):
+        scene, gallery = case.scene, Gallery(case.scene, things, pictures)
 
         def edit(prompt: str, *, cached: bool = True, case: Case = case) -> Pixels:
             return edited_pixels(editor, case.request(prompt, cached=cached, steps=steps))
@@ -74,7 +76,8 @@ def pictured_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pi
         edits = {UNSEEN: cached, BY_LABEL if case.by_label else BY_SYNONYM: cached, SEEN: edit(case.trained_prompt)}
         if number % 2 == 0:
             dense = edit(case.prompt, cached=False)
-            edits |= {HALF: cached, DENSE: dense, ANOTHER: edit(another_prompt(case, number)), EMPTY: edit("")}
+            another = another_prompt(case, number, concepts)
+            edits |= {HALF: cached, DENSE: dense, ANOTHER: edit(another), EMPTY: edit("")}
             fidelity.append(psnr_in_mask(cached, dense, scene.mask))
         for name, edited in edits.items():
             ranks[name].append(gallery.find(edited).rank(scene.concept.label))
@@ -83,7 +86,7 @@ def pictured_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pi
         uncovered = gallery.find(cached).uncovered
         if uncovered.sum() >= MIN_UNCOVERED:
             beside.append(psnr_in_mask(cached, scene.background, uncovered))
-    rows = {f"retrieval, {name}": retrieval_row(found, len(concepts)) for name, found in ranks.items() if found}
+    rows = {f"retrieval, {name}": retrieval_row(found, len(things)) for name, found in ranks.items() if found}
     rows["cached against dense, PSNR in mask"] = psnr_row(fidelity)
     if beside:
         rows["background beside the thing, PSNR"] = psnr_row(beside)
@@ -91,12 +94,14 @@ def pictured_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pi
     return rows
 
 
-def shape_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pictures) -> Rows:
+def shape_rows(
+    editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
+) -> Rows:
     """Whether coloured shapes have the colour and the shape that was asked for."""
-    shapes = concepts_of("shape")
+    shapes = concepts_of("shape", concepts)
     by_label = {concept.label: concept for concept in shapes}
     colours, outlines = [], []
-    for case in held_out_cases("shape", count, size, pictures, leap=True):
+    for case in held_out_cases("shape", count, size, pictures, concepts, leap=True):
         edited = edited_pixels(editor, case.request(steps=steps))
         nearest = by_label[Gallery(case.scene, shapes, pictures).find(edited).label]
         colours.append(nearest.colour == case.scene.concept.colour)
@@ -104,11 +109,13 @@ def shape_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pictu
     return {"shapes": {"colour": float(np.mean(colours)), "shape": float(np.mean(outlines)), "n": len(colours)}}
 
 
-def nothing_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pictures) -> Rows:
+def nothing_rows(
+    editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
+) -> Rows:
     """How near edits that ask for nothing come to the true background."""
     unseen: list[float] = []
     seen: list[float] = []
-    for case in held_out_cases("nothing", count, size, pictures):
+    for case in held_out_cases("nothing", count, size, pictures, concepts):
         for prompt, found in ((case.prompt, unseen), (case.trained_prompt, seen)):
             edited = edited_pixels(editor, case.request(prompt, steps=steps))
             found.append(psnr_in_mask(edited, case.scene.background, case.scene.mask))
@@ -118,10 +125,12 @@ def nothing_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pic
     }
 
 
-def size_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pictures) -> Rows:
+def size_rows(
+    editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
+) -> Rows:
     """Whether a big thing changes more of the same mask than a small one."""
     shares = []
-    for small, big in sized_cases(count, size, pictures):
+    for small, big in sized_cases(count, size, pictures, concepts):
         edits = [edited_pixels(editor, case.request(steps=steps)) for case in (small, big)]
         shares.append([changed_share(edited, small.scene.background, small.scene.mask) for edited in edits])
     smaller, bigger = zip(*shares, strict=True)
@@ -135,10 +144,12 @@ def size_rows(editor: Edits, count: int, size: int, steps: int, pictures: Pictur
     }
 
 
-def autoencoder_rows(codec: LatentCodec, count: int, size: int, pictures: Pictures) -> Rows:
+def autoencoder_rows(
+    codec: LatentCodec, count: int, size: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
+) -> Rows:
     """What is lost by encoding and decoding held-out composites: no edit can be better."""
     whole, masked = [], []
-    for case in held_out_cases("pictured", count, size, pictures, leap=True):
+    for case in held_out_cases("pictured", count, size, pictures, concepts, leap=True):
         target = case.scene.target
         pixels = to_tensor(Image.fromarray(np.rint(target * 255).astype(np.uint8)))
         decoded = to_picture(codec.decode(codec.encode(pixels), (size // codec.patch, size // codec.patch)).cpu())

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from builtin_recipe.concepts import PICTURED
 
+ASSETS = Path("fluent-emoji-3d", "assets")  # of the source, below the folder that npm's packages are in
 ATLAS = Path(__file__).with_name("concepts.webp")
 SIDE = 192  # pixels of a loaded picture
 TILE = 96  # pixels of a picture in the atlas
 COLUMNS, ROWS = 12, 2  # tiles of a page
 
 
-def load_pictures(folder: Path, codes: Mapping[str, object] = PICTURED) -> dict[str, Image.Image]:
+def load_pictures(folder: Path, codes: Iterable[str] = PICTURED) -> dict[str, Image.Image]:
     """RGBA pictures by code point, cropped to their opaque box and padded to a square of `SIDE` pixels.
 
     Args:
-        folder: the assets/ folder of npm's fluent-emoji-3d.
+        folder: the assets of npm's fluent-emoji-3d.
     Raises:
         FileNotFoundError: a picture is not there.
     """
-    return {code: _square(_source(folder, code)) for code in codes}
+    return {code: _square(picture_source(folder, code)) for code in codes}
 
 
-def _source(folder: Path, code: str) -> Path:
+def pictured_codes(folder: Path) -> set[str]:
+    """Code points that the folder has a picture of, without trailing variation selectors."""
+    return {path.stem.removesuffix("-fe0f") for path in folder.glob("*.webp")}
+
+
+def picture_source(folder: Path, code: str) -> Path:
+    """The code point's file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     for path in (folder / f"{code}.webp", folder / f"{code}-fe0f.webp"):
         if path.exists():
             return path

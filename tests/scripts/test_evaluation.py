@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from builtin_recipe.cases import concepts_of, held_out_cases
-from builtin_recipe.concepts import COLOURS, Concept, all_concepts
+from builtin_recipe.concepts import COLOURS, CONCEPTS, Concept, all_concepts
 from builtin_recipe.evaluation import (
     ANOTHER,
     BY_LABEL,
@@ -21,6 +21,7 @@ from builtin_recipe.evaluation import (
     HALF,
     SEEN,
     UNSEEN,
+    another_prompt,
     autoencoder_rows,
     nothing_rows,
     pictured_rows,
@@ -86,6 +87,14 @@ def test_an_editor_that_draws_what_is_asked_for_scores_well() -> None:
     assert rows["step across the mask's border"]["ratio"] == pytest.approx(1, abs=0.5)  # some things cross the border
     assert sum(not request.cached for request in editor.requests) == 3
     assert {request.steps for request in editor.requests} == {STEPS}
+
+
+def test_a_model_is_measured_on_what_it_can_draw() -> None:
+    things = CONCEPTS[:5]
+    rows = pictured_rows(Drawer(), 2, SIZE, STEPS, load_atlas(), things)
+    assert rows[f"retrieval, {UNSEEN}"] == {"top1": 1, "top5": 1, "candidates": 5, "n": 2}
+    case = held_out_cases("pictured", 1, SIZE, load_atlas(), things)[0]
+    assert things[2].label in another_prompt(case, 0, things)
 
 
 def test_an_editor_that_ignores_its_prompt_does_as_well_on_the_controls() -> None:

@@ -37,9 +37,10 @@ def test_the_smoke_preset_trains_a_model_that_loads_and_edits(tmp_path: Path) ->
         assert not np.array_equal(before[request.mask], after[request.mask])
 
 
-def test_the_real_presets_ask_for_their_data(tmp_path: Path) -> None:
-    command = (sys.executable, str(SCRIPT), "--preset", "cpu", "--out", str(tmp_path / "model"))
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_the_real_presets_ask_for_their_data(tmp_path: Path, preset: str) -> None:
+    command = (sys.executable, str(SCRIPT), "--preset", preset, "--out", str(tmp_path / "model"))
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert "--preset cpu needs --data" in ran.stderr
+    assert f"--preset {preset} needs --data" in ran.stderr
     assert not (tmp_path / "model").exists()

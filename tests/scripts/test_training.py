@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from builtin_recipe.pictures import load_atlas
-from builtin_recipe.training import PATCH, Recipe, Trainer
-from instgenie.checkpoint import load_checkpoint
+from builtin_recipe.recipes import PATCH, Recipe
+from builtin_recipe.text_source import copy_text_encoder
+from builtin_recipe.training import Trainer
+from instgenie.checkpoint import BUILTIN, load_checkpoint
 from instgenie.text import Prompt
 
 RECIPE = Recipe(
@@ -37,8 +39,7 @@ class HashEncoder:
 
 
 def trainer(seed: int = 0) -> Trainer:
-    recipe = Recipe(**{name: getattr(RECIPE, name) for name in RECIPE.__slots__} | {"seed": seed})
-    return Trainer(recipe, load_atlas(), HashEncoder())
+    return Trainer(replace(RECIPE, seed=seed), load_atlas(), HashEncoder())
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # autocast, RMSNorm
@@ -89,10 +90,9 @@ def test_a_finished_run_does_not_train_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
-def test_an_export_loads_as_a_checkpoint(tmp_path: Path, tiny_builtin: Path) -> None:
+def test_an_export_loads_as_a_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    for part in ("text_encoder", "tokenizer"):
-        shutil.copytree(tiny_builtin / part, folder / part)
+    copy_text_encoder(BUILTIN, folder)
     trainer().export(folder)
     checkpoint = load_checkpoint(folder, torch.float32, torch.device("cpu"))
     assert checkpoint.takes_fill

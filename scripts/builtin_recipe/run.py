@@ -1,0 +1,174 @@
+"""A training run: its models, optimizers and clock, checkpoints that resume, export as a diffusers folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from builtin_recipe.concept_file import save_concepts
+from builtin_recipe.concepts import Concept
+from builtin_recipe.network import new_transformer
+from builtin_recipe.recipes import PATCH, CommonRecipe
+from builtin_recipe.state_files import has_state, load_state, save_state
+from builtin_recipe.weight_shards import remove_weights
+from instgenie.models.patch_autoencoder import PatchAutoencoder
+
+WARM_UP_STEPS = 100
+
+
+class Run(ABC):
+    """Holds the models, the optimizers and the clock of one run; a subclass makes the batches.
+
+    Attributes:
+        step, samples: made so far, in earlier pieces too.
+        seconds: spent on this run so far.
+        shard_bytes: size of a checkpoint's files; None is one file.
+        report_every: steps between two lines of the log.
+    """
+
+    def __init__(
+        self, recipe: CommonRecipe, concepts: Sequence[Concept], autoencoder: PatchAutoencoder, device: str
+    ) -> None:
+        self.recipe, self.concepts, self.device = recipe, concepts, device
+        self.autoencoder = autoencoder.to(device).requires_grad_(False)
+        self.model = new_transformer(recipe).to(device)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        hidden = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "blocks" in n and "norm" not in n]
+        names = {id(p) for p in hidden}
+        others = [p for p in self.model.parameters() if id(p) not in names]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(hidden, lr=recipe.muon_rate, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.rates = (recipe.muon_rate, recipe.adam_rate)
+        self.step, self.samples, self.seconds = 0, 0, 0.0
+        self.shard_bytes: int | None = None
+        self.report_every = 200
+        self._warm_from = 0
+
+    @abstractmethod
+    def advance(self, share: float, rate: float) -> float:
+        """One optimizer step at `rate` times the base learning rates, `share` of the run being over; gives a loss."""
+
+    def learn(self, loss: Tensor, batch: int, rate: float) -> None:
+        """Move the weights, and their running average, after one batch of that many samples."""
+        for optimizer, base in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = base * rate
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        self.samples += batch
+        keep = min(self.recipe.ema, self.step / (self.step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
+
+    def rate(self, share: float) -> float:
+        """Learning rate when `share` of the run is over, in units of the base one: warm-up, level, decay to zero."""
+        decay = max(0.01, (1 - share) / (1 - self.recipe.decay_from))
+        return min(1.0, (self.step - self._warm_from + 1) / WARM_UP_STEPS, decay)
+
+    def run(
+        self,
+        minutes: float,
+        checkpoint: Path | None,
+        *,
+        until: float = float("inf"),
+        clock: Callable[[], float] = time.perf_counter,
+        save_every_s: float = 300.0,
+    ) -> None:
+        """Train until `minutes` have been spent on this run, earlier pieces counted in, or the clock says `until`."""
+        losses: list[float] = []
+        last_save = self.seconds
+        while self.seconds < minutes * 60 and (started := clock()) < until:
+            share = self.seconds / (minutes * 60)
+            losses.append(self.advance(share, self.rate(share)))
+            self.seconds += clock() - started
+            if self.step % self.report_every == 0:
+                self._report(losses[-self.report_every :])
+            if checkpoint and self.seconds - last_save > save_every_s:
+                self.save(checkpoint)
+                last_save = self.seconds
+        if losses and self.step % self.report_every != 0:
+            self._report(losses[-(self.step % self.report_every) :])
+        if checkpoint and (losses or not has_state(checkpoint)):
+            self.save(checkpoint)
+
+    def _report(self, losses: Sequence[float]) -> None:
+        speed, mean = self.samples / self.seconds, sum(losses) / len(losses)
+        print(f"step {self.step} loss {mean:.4f} {speed:.1f} samples/s {self.seconds / 60:.1f} min", flush=True)
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs."""
+        optimizers = {"optimizers": [o.state_dict() for o in self.optimizers]}
+        save_state(self._weights() | optimizers, path, self.shard_bytes)
+
+    def save_light(self, path: Path, shard_bytes: int | None) -> None:
+        """Write the weights in bf16 and nothing of the optimizers: about a third of the size.
+
+        A run that goes on from it warms up once more.
+        """
+        state = self._weights()
+        for name in ("model", "average"):
+            state[name] = {key: value.to(torch.bfloat16) for key, value in state[name].items()}
+        save_state(state, path, shard_bytes)
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "autoencoder": self.autoencoder.state_dict(),
+            "progress": {"step": self.step, "samples": self.samples, "seconds": self.seconds},
+        }
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of either form, whole or light."""
+        state = load_state(path)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.autoencoder.load_state_dict(state["autoencoder"])
+        for optimizer, saved in zip(self.optimizers, state.get("optimizers", ()), strict=False):
+            optimizer.load_state_dict(saved)
+        self.step, self.samples = state["progress"]["step"], state["progress"]["samples"]
+        self.seconds = state["progress"]["seconds"]
+        self._warm_from = 0 if "optimizers" in state else self.step
+
+    def export(self, folder: Path) -> None:
+        """Write transformer/, vae/, scheduler/ and what describes them; weights in bf16, the autoencoder in fp32."""
+        for part in ("transformer", "vae"):
+            remove_weights(folder / part)
+        copy.deepcopy(self.average).to(torch.bfloat16).save_pretrained(folder / "transformer")
+        self.autoencoder.save_pretrained(folder / "vae")
+        FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(folder / "scheduler")
+        index = {
+            "_class_name": "InstGenIEFillPipeline",
+            "transformer": ["diffusers", "FluxTransformer2DModel"],
+            "vae": ["instgenie", "PatchAutoencoder"],
+            "text_encoder": ["transformers", "BertModel"],
+            "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        }
+        (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+        settings = {
+            "name": "instgenie-builtin",
+            "steps": 20,
+            "guidance": 3.0,
+            "canvas_tokens": (self.recipe.size // PATCH) ** 2,
+            "text_tokens": self.recipe.text_tokens,
+        }
+        (folder / "instgenie.json").write_text(json.dumps(settings, indent=1) + "\n")
+        run = {"recipe": asdict(self.recipe), "step": self.step, "samples": self.samples, "minutes": self.seconds / 60}
+        (folder / "training.json").write_text(json.dumps(run, indent=1) + "\n")
+        save_concepts(folder, self.concepts)
