@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_GUESS = 1e-4  # seconds a token
 OVERHEAD_TOKENS = 64  # a pass costs as much more than its tokens do: weights are read, kernels are launched
 
 
@@ -29,8 +30,10 @@ def edit_work(*, steps: int, passes: int, tokens_active: int, tokens_total: int,
 class EditCost:
     """Seconds of an edit, proportional to its tokens and passes; the factor follows what was measured."""
 
-    def __init__(self, seconds_per_token: float, share_of_newest: float = 0.2) -> None:
-        self.seconds_per_token = seconds_per_token
+    def __init__(self, seconds_per_token: float | None = None, share_of_newest: float = 0.2) -> None:
+        """Without a factor the first observation sets it, and until then a guess is used."""
+        self._is_guess = seconds_per_token is None
+        self.seconds_per_token = _GUESS if seconds_per_token is None else seconds_per_token
         self._share_of_newest = share_of_newest
 
     def predict(self, work: EditWork) -> float:
@@ -39,7 +42,11 @@ class EditCost:
 
     def observe(self, work: EditWork, seconds: float) -> None:
         """Learn from an edit that was run."""
-        if weight := _weight(work):
+        if not (weight := _weight(work)):
+            return
+        if self._is_guess:
+            self._is_guess, self.seconds_per_token = False, seconds / weight
+        else:
             self.seconds_per_token += self._share_of_newest * (seconds / weight - self.seconds_per_token)
 
 

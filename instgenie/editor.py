@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,8 +56,11 @@ class Editor:
                 running.advance()
             return running.finish()
 
-    def start(self, request: EditRequest) -> RunningEdit:
+    def start(self, request: EditRequest, check: Callable[[], None] = lambda: None) -> RunningEdit:
         """The edit before its first step, its template recorded if need be.
+
+        Args:
+            check: called before each step of the recording; what it raises ends it.
 
         Raises:
             InvalidInputError: the request does not fit the model.
@@ -67,7 +71,7 @@ class Editor:
             window = self.window(request)
             state, template = self._prepare(request, window)
         is_cached = request.cached and state.index.num_active < state.index.num_tokens
-        lease = self._open(template, timings, request.must_hit) if is_cached else None
+        lease = self._open(template, timings, request.must_hit, check) if is_cached else None
         return RunningEdit(
             self.checkpoint, request, window, state, template, timings, lease, on_damage=lambda: self._drop(template)
         )
@@ -76,8 +80,11 @@ class Editor:
         """The same edit with every token computed."""
         return self.edit(replace(request, cached=False))
 
-    def warm(self, request: WarmRequest) -> Iterator[WarmedWindow]:
+    def warm(self, request: WarmRequest, check: Callable[[], None] = lambda: None) -> Iterator[WarmedWindow]:
         """Record the templates of a picture's windows, one by one, those that are not recorded yet.
+
+        Args:
+            check: called before each step; what it raises ends the recording.
 
         Raises:
             InvalidInputError: the request does not fit the model.
@@ -96,7 +103,7 @@ class Editor:
             lease = self._lease(template)
             if lease is not None:
                 lease.release()
-            outcome: WarmOutcome = "hit" if lease else "cold" if self._record(template) else "refused"
+            outcome: WarmOutcome = "hit" if lease else "cold" if self._record(template, check) else "refused"
             num_bytes = template.form(model.forward).size(template.steps).num_bytes
             yield WarmedWindow(number + 1, len(windows), window, template.key, num_bytes, outcome)
 
@@ -109,14 +116,19 @@ class Editor:
     def pays_alone(self, request: EditRequest) -> bool:
         """Whether recording the template for this one edit computes fewer tokens than the dense edit.
 
-        The template lane is one pass over all tokens a step, an edit has a pass for each prompt of its guidance. So
-        it never pays for a model that has its guidance distilled.
+        The template lane is one pass over all tokens in every step, an edit has a pass for each prompt of its
+        guidance, in the steps that its strength leaves. So it never pays for a model that has its guidance distilled.
         """
         index = token_index(self._mask(request, self.window(request)), self.checkpoint.codec.patch, request.halo)
         passes = len(self._guidance(request).prompts)
-        return index.num_tokens + passes * index.num_active < passes * index.num_tokens
+        steps = self.checkpoint.settings.steps if request.steps is None else request.steps
+        steps_run = len(flow_sigmas(steps, self.checkpoint.shift, index.num_tokens, request.strength)) - 1
+        dense = steps_run * passes * index.num_tokens
+        return steps * index.num_tokens + steps_run * passes * index.num_active < dense
 
-    def _open(self, template: Template, timings: EditTimings, must_hit: bool) -> TemplateLease | None:
+    def _open(
+        self, template: Template, timings: EditTimings, must_hit: bool, check: Callable[[], None]
+    ) -> TemplateLease | None:
         """A lease of the template, recorded first if need be; None where the cache does not have it then."""
         lease = self._lease(template)
         timings.cache = "hit"
@@ -124,7 +136,7 @@ class Editor:
             raise TemplateNotCachedError(f"template {template.key} is not cached")
         if lease is None:
             with phase(timings, "record_ms"):
-                lease = self._lease(template) if self._record(template) else None
+                lease = self._lease(template) if self._record(template, check) else None
             timings.cache = "refused" if lease is None else "cold"
         return lease
 
@@ -152,7 +164,8 @@ class Editor:
 
     def _mask(self, request: EditRequest, window: Window) -> Tensor:
         """[H, W] bool on the canvas."""
-        return torch.from_numpy(canvas_mask(request.mask, window))
+        # A copy: views with negative strides are legal masks, but no tensors.
+        return torch.from_numpy(np.array(canvas_mask(request.mask, window)))
 
     def _template(
         self, request: EditRequest | WarmRequest, pixels: bytes, clean: Tensor, grid: tuple[int, int]
@@ -192,9 +205,9 @@ class Editor:
             log.warning("template %s cannot be looked up: %s", template.key, error)
             return None
 
-    def _record(self, template: Template) -> bool:
+    def _record(self, template: Template, check: Callable[[], None]) -> bool:
         try:
-            record_template(self.checkpoint.forward, template, self.store)
+            record_template(self.checkpoint.forward, template, self.store, check)
         except CacheError as error:
             log.warning("template %s is not cached: %s", template.key, error)
             return False

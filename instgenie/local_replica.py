@@ -11,14 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from instgenie.edit_cost import EditCost, edit_work
+from instgenie.edit_cost import EditCost, EditWork, edit_work
 from instgenie.editor import Editor
-from instgenie.errors import InstGenIEError, ReplicaError
+from instgenie.errors import InstGenIEError, MaskError, PictureError, ReplicaError
+from instgenie.mask import bounding_box
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
@@ -34,6 +36,7 @@ from instgenie.records import dtype_name
 from instgenie.request import EditRequest, EditTimings
 from instgenie.running_edit import RunningEdit
 from instgenie.warm_request import WarmRequest
+from instgenie.window import choose_window
 from instgenie_cache import TemplateLease
 
 log = logging.getLogger(__name__)
@@ -100,7 +103,7 @@ class LocalReplica:
             canvas_pixels=round(checkpoint.codec.patch * checkpoint.settings.canvas_tokens**0.5),
             patch=checkpoint.codec.patch,
         )
-        self._cost = EditCost(seconds_per_token=1e-4)
+        self._cost = EditCost()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._waiting: set[_Job] = set()
         self._pinned: dict[str, TemplateLease] = {}
@@ -114,15 +117,33 @@ class LocalReplica:
         return self._model
 
     def predicted_seconds(self, order: EditOrder) -> float:
-        """See `Replica`. The tokens are guessed from the mask's share of the picture, the template taken as warm."""
-        share = sum(order.mask) / len(order.mask)
+        """See `Replica`. Active tokens are those of the mask's bounding box, the template is taken as warm."""
         total = (self._model.canvas_pixels // self._model.patch) ** 2
-        active = total if order.cache == "off" else min(total, round(total * max(share, 0.1) * 1.5))
+        active = total if order.cache == "off" else min(total, self._box_tokens(order))
         passes = 1 if self._model.distilled or order.guidance == 1 else 2
         steps = self._model.steps if order.steps is None else order.steps
+        steps = max(1, ceil(steps * min(1.0, max(0.0, order.strength))))
         return self._cost.predict(
             edit_work(steps=steps, passes=passes, tokens_active=active, tokens_total=total, is_cold=False)
         )
+
+    def _box_tokens(self, order: EditOrder) -> int:
+        """Tokens of the mask's bounding box and its halo, in the window that the edit will see."""
+        width, height = order.picture.width, order.picture.height
+        mask = np.frombuffer(order.mask, np.bool_)
+        if mask.size != width * height or not mask.any():
+            return 0  # refused later
+        box = bounding_box(mask.reshape(height, width)) if order.crop else (0, 0, width, height)
+        patch = self._model.patch
+        window = choose_window(width, height, box, patch, (self._model.canvas_pixels // patch) ** 2)
+        across, down = (
+            ceil((end - start) * canvas / extent / patch) + 2 * max(0, order.halo)
+            for start, end, canvas, extent in (
+                (box[0], box[2], window.canvas_width, window.width),
+                (box[1], box[3], window.canvas_height, window.height),
+            )
+        )
+        return across * down
 
     async def calibrate(self) -> None:
         """Run a short edit, so that the first one finds the device warm and its cost known."""
@@ -131,6 +152,7 @@ class LocalReplica:
         mask[side // 3 : side // 2, side // 3 : side // 2] = 1
         picture = Pixels(side, side, "RGB", bytes(3 * side * side))
         for _ in range(2):
+            self._cost = EditCost()  # the first edit is slower: memory is taken, kernels are chosen
             await self.edit(
                 EditOrder(
                     id="calibration",
@@ -155,11 +177,14 @@ class LocalReplica:
 
     def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`."""
-        for key in set(keys) - self._pinned.keys():
+        held = 0
+        for key in set(keys):  # a lease anew: the template may have been dropped and recorded since the last one
             lease = self._editor.store.lease(key)
+            self.unpin([key])
             if lease is not None:
                 self._pinned[key] = lease
-        return sum(key in self._pinned for key in set(keys))
+                held += 1
+        return held
 
     def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
@@ -215,7 +240,7 @@ class LocalReplica:
     def _edit(self, job: _Job, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         started = time.perf_counter()
         request = to_request(order)
-        with self._editor.start(request) as running:
+        with self._editor.start(request, job.check) as running:
             at_steps = preview_steps(running.steps, order.previews)
             job.tell(report, StepReport(0, running.steps))
             while not running.done:
@@ -240,20 +265,28 @@ class LocalReplica:
             template_prompt=order.template_prompt,
             template_seed=order.template_seed,
         )
-        for w in self._editor.warm(request):
+        for w in self._editor.warm(request, job.check):
             job.tell(report, WarmReport(w.number, w.windows, w.window.box, w.key, w.num_bytes, w.outcome))
             job.check()
 
     def _learn(self, running: RunningEdit, seconds: float) -> None:
         timings = running.timings
-        work = edit_work(
-            steps=running.steps,
+        masked = edit_work(
+            steps=running.steps - timings.dense_steps,
             passes=running.passes,
             tokens_active=timings.tokens_active,
             tokens_total=timings.tokens_total,
-            is_cold=timings.cache == "cold",
+            is_cold=False,
         )
-        self._cost.observe(work, seconds)
+        dense = edit_work(
+            steps=timings.dense_steps,
+            passes=running.passes,
+            tokens_active=timings.tokens_total,
+            tokens_total=timings.tokens_total,
+            is_cold=False,
+        )
+        if timings.cache != "cold":  # whose lane has another number of steps where strength is below 1
+            self._cost.observe(EditWork(masked.forwards + dense.forwards, masked.tokens + dense.tokens), seconds)
 
 
 def to_picture(pixels: Pixels) -> Image.Image:
@@ -270,7 +303,17 @@ def to_request(order: EditOrder) -> EditRequest:
     Raises:
         InvalidInputError: a value outside its limits.
     """
-    mask = np.frombuffer(order.mask, np.uint8).reshape(order.picture.height, order.picture.width) > 0
+    picture = order.picture
+    expected = picture.width * picture.height
+    if len(order.mask) != expected:
+        raise MaskError(
+            "mask", f"{len(order.mask)} bytes, a picture of {picture.width}x{picture.height} has {expected}"
+        )
+    if len(picture.data) != expected * len(picture.mode):
+        raise PictureError(
+            "picture", f"{len(picture.data)} bytes are not {picture.width}x{picture.height} {picture.mode}"
+        )
+    mask = np.frombuffer(order.mask, np.uint8).reshape(picture.height, picture.width) > 0
     return EditRequest(
         picture=to_picture(order.picture),
         mask=mask,

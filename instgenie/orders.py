@@ -150,7 +150,8 @@ class ModelCard:
 class Replica(Protocol):
     """One device that edits. All methods belong to one event loop; cancelling a call cancels the work at the next step.
 
-    Errors of the order raise `InvalidInputError`; everything else that fails raises `ReplicaError`.
+    Errors of the order raise `InvalidInputError`; `TemplateNotCachedError` where records are required and not there;
+    everything else that fails raises `ReplicaError`.
     """
 
     @property

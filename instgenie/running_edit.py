@@ -97,7 +97,10 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         """Give the lease back, and have a template that lacks records dropped. A second time it does nothing."""
         lease, self._lease = self._lease, None
         if lease is not None:
-            lease.release()
+            try:
+                lease.release()
+            except CacheError as error:
+                log.warning("a lease of template %s cannot be released: %s", self._template.key, error)
             if self._is_damaged:
                 self._on_damage()
 

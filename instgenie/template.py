@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,8 +47,13 @@ class Template:
         return RecordForm(model.dtype, self.grid[0] * self.grid[1], model.num_heads, model.head_dim, model.num_blocks)
 
 
-def record_template(model: FluxForward, template: Template, store: RecordStore) -> None:
+def record_template(
+    model: FluxForward, template: Template, store: RecordStore, check: Callable[[], None] = lambda: None
+) -> None:
     """Run the template lane and commit its records.
+
+    Args:
+        check: called before each step; what it raises ends the lane, and nothing of the template stays.
 
     Raises:
         CacheError: the store refused the template, before anything was computed, or a record of it; nothing of the
@@ -56,6 +62,7 @@ def record_template(model: FluxForward, template: Template, store: RecordStore) 
     ids = image_ids(template.grid, model.device)
     with store.create(template.key, template.form(model).size(template.steps)) as writer:
         for step, sigma in enumerate(template.sigmas[:-1]):
+            check()
             latents = template.trajectory.at(sigma)
             tokens = latents if template.condition is None else torch.cat([latents, template.condition], dim=-1)
             prompt, recorder = template.prompt, StepRecorder(writer, step)

@@ -27,9 +27,9 @@ class _Template:
 class MemoryStore:
     """A `RecordStore` in ordinary memory, whole templates at a time, within a byte budget.
 
-    Announced bytes are set aside at once, so a writer that was let in will not be refused for want of room; templates
-    are evicted only as records arrive. A template under lease is not evicted. One that is deleted under lease stays
-    in memory, outside the budget, until its readers are done.
+    Announced bytes are set aside at once: writers do not take each other's room; templates are evicted only as records
+    arrive. A template under lease is not evicted, so leases that came later may still refuse a record. One that is
+    deleted under lease stays in memory, outside the budget, until its readers are done.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -38,6 +38,7 @@ class MemoryStore:
         self._pending_bytes = 0  # put by writers
         self._announced_bytes = 0  # by writers, what they have put included
         self._committed: OrderedDict[str, _Template] = OrderedDict()
+        self._open: dict[str, set[_Writer]] = {}
         self._hits = self._misses = self._evicted = 0
         self._lock = threading.Lock()
 
@@ -51,7 +52,9 @@ class MemoryStore:
                     "being written or read"
                 )
             self._announced_bytes += size.num_bytes
-        return _Writer(self, template, size)
+            writer = _Writer(self, template, size)
+            self._open.setdefault(template, set()).add(writer)
+            return writer
 
     def lease(self, template: str) -> TemplateLease | None:
         """See `RecordStore`."""
@@ -76,6 +79,7 @@ class MemoryStore:
             held = self._committed.pop(template, None)
             if held is not None:
                 self._committed_bytes -= held.num_bytes
+            self._open.pop(template, None)  # their commits come to nothing
 
     def stats(self) -> StoreStats:
         """See `RecordStore`."""
@@ -114,13 +118,23 @@ class MemoryStore:
             self._pending_bytes += num_bytes
 
     def _finish(
-        self, template: str, size: TemplateSize, put_bytes: int, records: dict[tuple[int, int], Record] | None
+        self,
+        writer: _Writer,
+        template: str,
+        size: TemplateSize,
+        put_bytes: int,
+        records: dict[tuple[int, int], Record] | None,
     ) -> None:
         """End a writer, with the records that become visible or with None."""
         with self._lock:
             self._announced_bytes -= size.num_bytes
             self._pending_bytes -= put_bytes
-            if records is not None and template not in self._committed:
+            writers = self._open.get(template, set())
+            is_wanted = writer in writers
+            writers.discard(writer)
+            if not writers:
+                self._open.pop(template, None)
+            if records is not None and is_wanted and template not in self._committed:
                 self._committed[template] = _Template(size, records, put_bytes)
                 self._committed_bytes += put_bytes
 
@@ -173,7 +187,7 @@ class _Writer(AbstractContextManager["_Writer"]):
 
     def _finish(self, records: dict[tuple[int, int], Record] | None) -> None:
         self._is_open = False
-        self._store._finish(self._template, self._size, self._put_bytes, records)
+        self._store._finish(self, self._template, self._size, self._put_bytes, records)
         self._records = {}
 
     def _check_open(self) -> None:

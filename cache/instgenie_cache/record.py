@@ -72,9 +72,9 @@ def decode_record(data: bytes | memoryview) -> Record:
         raise RecordFormatError(f"header of {header_bytes} bytes does not fit a record of {len(view)} bytes")
     try:
         header = msgpack.unpackb(view[_PREFIX.size : start])
-        codec, dtype = str(header["codec"]), str(header["dtype"])
-        shape = tuple(int(extent) for extent in header["shape"])
-        payload_bytes = int(header["payload_bytes"])
+        codec, dtype = _text(header["codec"]), _text(header["dtype"])
+        shape = tuple(_count(extent) for extent in header["shape"])
+        payload_bytes = _count(header["payload_bytes"])
     except (ValueError, TypeError, KeyError, OverflowError, msgpack.UnpackException) as error:
         raise RecordFormatError(f"unreadable record header: {error!r}") from error
     payload = view[start:]
@@ -83,6 +83,18 @@ def decode_record(data: bytes | memoryview) -> Record:
     if _checksum(view[_PREFIX.size : start], payload) != checksum:
         raise ChecksumError(f"header and payload of {payload_bytes} bytes do not match their xxh3-64")
     return Record(codec, dtype, shape, payload)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} is no count")
+    return value
 
 
 def _checksum(header: bytes | memoryview, payload: memoryview) -> int:

@@ -100,7 +100,8 @@ class TemplateLease(Protocol):
 class RecordStore(Protocol):
     """Holds the records of templates. A template is visible to readers only once it is committed, and then whole.
 
-    Implementations are safe to call from several threads.
+    Implementations are safe to call from several threads, and raise nothing but `CacheError`, their writers and leases
+    neither.
     """
 
     def create(self, template: str, size: TemplateSize) -> TemplateWriter:
@@ -120,7 +121,10 @@ class RecordStore(Protocol):
         ...
 
     def delete(self, template: str) -> None:
-        """Drop a committed template; those who hold a lease read on. An unknown one is no error."""
+        """Drop a template; those who hold a lease read on. What writers have open of it will not become visible.
+
+        An unknown one is no error.
+        """
         ...
 
     def stats(self) -> StoreStats:

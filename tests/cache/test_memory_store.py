@@ -247,6 +247,18 @@ def test_lease_reads_on_after_a_delete_and_its_bytes_are_free() -> None:
         lease.step(0)
 
 
+def test_deleted_template_does_not_come_back_with_a_commit_of_before() -> None:
+    store = MemoryStore(30)
+    writer = store.create("a", TemplateSize(1, 1, 10))
+    writer.put(0, 0, record_of(10))
+    store.delete("a")
+    writer.commit()
+    assert not store.holds("a")
+    assert store.stats().used_bytes == 0
+    fill(store, "a", 30)
+    assert store.holds("a")
+
+
 def test_many_threads_keep_the_books_straight() -> None:
     store = MemoryStore(400)
     mixed: list[str] = []
@@ -284,6 +296,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.committed: OrderedDict[str, list[Record]] = OrderedDict()
         self.writers: list[tuple[TemplateWriter, str, TemplateSize, dict[int, Record]]] = []
         self.leases: list[tuple[TemplateLease, str, list[Record]]] = []
+        self.done: list[TemplateWriter] = []  # kept, so that no id is used twice
+        self.unwanted: set[int] = set()  # writers whose template was deleted meanwhile
         self.hits = self.misses = self.evicted = 0
 
     def leased(self) -> set[str]:
@@ -332,6 +346,7 @@ class StoreMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, commit: bool) -> None:
         entry = data.draw(st.sampled_from(self.writers))
         self.writers.remove(entry)
+        self.done.append(entry[0])
         writer, template, form, records = entry
         if not commit:
             writer.abort()
@@ -340,7 +355,8 @@ class StoreMachine(RuleBasedStateMachine):
                 writer.commit()
         else:
             writer.commit()
-            self.committed.setdefault(template, [records[block] for block in range(form.blocks)])
+            if id(writer) not in self.unwanted:
+                self.committed.setdefault(template, [records[block] for block in range(form.blocks)])
 
     @rule(template=TEMPLATES)
     def lease(self, template: str) -> None:
@@ -364,6 +380,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(template=TEMPLATES)
     def delete(self, template: str) -> None:
         self.committed.pop(template, None)
+        self.unwanted |= {id(entry[0]) for entry in self.writers if entry[1] == template}
         self.store.delete(template)
 
     @invariant()

@@ -20,7 +20,8 @@ RECORD = Record("raw", "float32", (2, 3, 1, 2), memoryview(bytes(range(48))))
 def with_header(header: object, payload: bytes = b"") -> bytes:
     """A record's bytes with any header."""
     packed: bytes = msgpack.packb(header)
-    return struct.pack("<4sI", MAGIC, len(packed)) + packed + payload
+    checksum = xxhash.xxh3_64(packed + payload).intdigest()
+    return struct.pack("<4sIQ", MAGIC, len(packed), checksum) + packed + payload
 
 
 def header_of(data: bytes) -> bytes:
@@ -87,13 +88,16 @@ def test_other_magic_is_refused(magic: bytes) -> None:
         "codec",
         [1, 2],
         {},
-        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": 0},
-        {"codec": "raw", "dtype": "float32", "shape": 2, "payload_bytes": 0, "xxh3_64": 0},
-        {"codec": "raw", "dtype": "float32", "shape": [None], "payload_bytes": 0, "xxh3_64": 0},
-        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": "many", "xxh3_64": 0},
-        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": math.nan, "xxh3_64": 0},
-        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": math.inf, "xxh3_64": 0},
-        {"codec": "raw", "dtype": "float32", "shape": [math.inf], "payload_bytes": 0, "xxh3_64": 0},
+        {"codec": "raw", "dtype": "float32", "shape": [-2], "payload_bytes": 0},
+        {"codec": "raw", "dtype": "float32", "shape": "12", "payload_bytes": 0},
+        {"codec": None, "dtype": "float32", "shape": [2], "payload_bytes": 0},
+        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": 0.9},
+        {"codec": "raw", "dtype": "float32", "shape": 2, "payload_bytes": 0},
+        {"codec": "raw", "dtype": "float32", "shape": [None], "payload_bytes": 0},
+        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": "many"},
+        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": math.nan},
+        {"codec": "raw", "dtype": "float32", "shape": [2], "payload_bytes": math.inf},
+        {"codec": "raw", "dtype": "float32", "shape": [math.inf], "payload_bytes": 0},
         {1: 2},
     ],
     ids=repr,

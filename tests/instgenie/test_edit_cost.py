@@ -27,6 +27,14 @@ def test_prediction_follows_a_steady_machine(start: float, true: float, steps: l
     assert cost.predict(work) == pytest.approx(expected, rel=1e-4, abs=abs(start) * 0.01)
 
 
+def test_first_observation_replaces_the_guess() -> None:
+    for seconds_per_token in (1e-6, 1e-1):
+        cost = EditCost()
+        work = EditWork(4, 1000)
+        cost.observe(work, seconds_per_token * (1000 + 4 * OVERHEAD_TOKENS))
+        assert cost.predict(work) == pytest.approx(seconds_per_token * (1000 + 4 * OVERHEAD_TOKENS))
+
+
 def test_more_work_costs_more() -> None:
     cost = EditCost(1e-4)
     assert cost.predict(EditWork(2, 100)) < cost.predict(EditWork(3, 100)) < cost.predict(EditWork(3, 200))

@@ -231,6 +231,34 @@ def test_when_recording_pays_within_one_edit(builtin_kind: Checkpoint, guidance:
     assert an_editor(checkpoint).pays_alone(request) == pays == (computed(True) < computed(False))
 
 
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
+def test_strength_counts_for_whether_recording_pays(builtin_kind: Checkpoint, strength: float) -> None:
+    checkpoint, forward = watched(builtin_kind)
+    request = a_request(guidance=3.0, strength=strength)
+    counts = []
+    for cached in (True, False):
+        forward.calls.clear()
+        an_editor(checkpoint).edit(replace(request, cached=cached))
+        counts.append(sum(len(segment.tokens) for segments, _ in forward.calls for segment in segments))
+    assert an_editor(checkpoint).pays_alone(request) == (counts[0] < counts[1])
+
+
+def test_mask_may_be_a_view(builtin_kind: Checkpoint) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[18:30, 20:40] = True
+    flipped = mask[:, ::-1].copy()[:, ::-1]  # the same pixels, backwards in memory
+    flipped.flags.writeable = False
+    editor = an_editor(builtin_kind)
+    assert same(editor.edit(a_request(mask=flipped)), editor.edit(a_request(mask=mask)))
+
+
+def test_codec_belongs_to_the_template(builtin_kind: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = an_editor(builtin_kind)
+    editor.edit(a_request())
+    monkeypatch.setattr("instgenie.editor.CODEC_VERSION", "other/1")
+    assert editor.edit(a_request()).timings.cache == "cold"
+
+
 def test_recording_never_pays_within_one_edit_of_a_distilled_model(flux_fill_kind: Checkpoint) -> None:
     assert not an_editor(flux_fill_kind).pays_alone(a_request())
 

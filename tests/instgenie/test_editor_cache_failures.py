@@ -21,6 +21,7 @@ from instgenie_cache import (
     RecordFormatError,
     RecordStore,
     StoreFullError,
+    TemplateLease,
     TemplateSize,
     TemplateWriter,
 )
@@ -242,6 +243,25 @@ def test_next_edit_records_again(builtin_kind: Checkpoint) -> None:
     timings = editor.edit(a_request()).timings
     assert (timings.cache, timings.dense_steps) == ("cold", 0)
     assert editor.edit(a_request()).timings.cache == "hit"
+
+
+@pytest.mark.parametrize("lost", [set(), {1}])
+def test_lease_that_cannot_be_released(builtin_kind: Checkpoint, lost: set[int]) -> None:
+    class Stuck(LossyStore):
+        def lease(self, template: str) -> TemplateLease | None:
+            lease = super().lease(template)
+            if lease is not None:
+                lease.release = self.fail  # type: ignore[method-assign]
+            return lease
+
+        def fail(self) -> NoReturn:
+            raise CacheError("connection lost")
+
+    store = Stuck(lost)
+    result, _ = edited(builtin_kind, store)
+    assert result.timings.dense_steps == len(lost)
+    assert store.holds("unknown") is False
+    assert store.stats().templates == (not lost)  # a damaged one is dropped all the same
 
 
 def test_edit_that_fails_gives_its_lease_back(builtin_kind: Checkpoint) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
+from torch import Tensor
 
 from instgenie.checkpoint import Checkpoint
 from instgenie.errors import InvalidInputError, ReplicaError, TemplateNotCachedError
 from instgenie.local_replica import LocalReplica, encode_picture, preview_steps
+from instgenie.models.flux import FluxForward
+from instgenie.models.segment import Segment
 from instgenie.orders import EditOrder, Output, Pixels, StepReport, WarmOrder, WarmReport
 from instgenie.text import Prompt, PromptEncoder
-from instgenie_cache import MemoryStore
-from tests.instgenie.edits import a_request, an_editor, pixels, random_picture
+from instgenie_cache import MemoryStore, TemplateSize
+from tests.instgenie.edits import WatchedForward, a_request, an_editor, pixels, random_picture
 
 pytestmark = pytest.mark.asyncio
 
@@ -206,6 +209,59 @@ async def test_cancelled_while_it_waits_never_starts(stopped: tuple[LocalReplica
     await replica.edit(an_order(), lambda _: None)
     assert not reports
     assert second.cancelled()
+
+
+class GatedForward(WatchedForward):
+    """Counts passes; stands still in one of them until it is let go."""
+
+    def __init__(self, forward: FluxForward, gate_at: int) -> None:
+        super().__init__(forward)
+        self.gate_at = gate_at
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, segments: Sequence[Segment]) -> list[Tensor]:
+        if len(self.calls) == self.gate_at:
+            self.reached.set()
+            assert self.go.wait(10)
+        return super().__call__(segments)
+
+
+@pytest.mark.parametrize("work", ["edit", "record", "warm"])
+async def test_cancelled_work_stops_at_its_next_step(builtin_kind: Checkpoint, work: str) -> None:
+    forward = GatedForward(builtin_kind.forward, gate_at=2)
+    replica = LocalReplica(an_editor(replace(builtin_kind, forward=forward)), "cpu")
+    call: Coroutine[Any, Any, Any]
+    if work == "warm":
+        call = replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture()), steps=9), lambda _: None)
+    else:
+        call = replica.edit(an_order(steps=9, cache="off" if work == "edit" else "auto"), lambda _: None)
+    task = asyncio.create_task(call)
+    await asyncio.to_thread(forward.reached.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    forward.go.set()
+    await replica.edit(an_order(steps=1, cache="off"), lambda _: None)  # after which the runner is past the other one
+    assert len(forward.calls) == 3 + 1
+    assert replica.pin(["x"]) == 0
+    await replica.close()
+
+
+async def test_calibration_learns_the_machine(replica: LocalReplica) -> None:
+    before = replica.predicted_seconds(an_order())
+    await replica.calibrate()
+    assert replica.predicted_seconds(an_order()) != before
+
+
+async def test_closing_gives_pins_back(builtin_kind: Checkpoint) -> None:
+    one_template_bytes = 4 * 2 * 2 * 64 * 2 * 16 * 4
+    store = MemoryStore(one_template_bytes)
+    replica = LocalReplica(an_editor(builtin_kind, store), "cpu")
+    reports: list[WarmReport] = []
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
+    assert replica.pin([reports[0].key]) == 1
+    await replica.close()
+    store.create("other", TemplateSize(1, 1, one_template_bytes)).abort()  # refused while a lease is held
 
 
 async def test_closing_fails_what_waits(builtin_kind: Checkpoint) -> None:

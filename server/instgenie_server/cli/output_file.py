@@ -40,17 +40,17 @@ class OutputFile:
         if path.suffix.lower() not in _FORMATS:
             raise _error(path, f"extension {path.suffix!r} is not one of {', '.join(_FORMATS)}")
         self._format = _FORMATS[path.suffix.lower()]
-        if not path.parent.is_dir():
-            raise _error(path, f"folder {path.parent} does not exist")
-        self._target = path.resolve()  # of a link, the file it leads to is replaced
-        self._partial = self._target.with_name(f".{self._target.name}.{os.getpid()}.partial")
         try:
+            if not path.parent.is_dir():
+                raise _error(path, f"folder {path.parent} does not exist")
+            self._target = path.resolve()  # of a link, the file it leads to is replaced
+            self._partial = self._target.with_name(f".{self._target.name}.{os.getpid()}.partial")
             if path.is_dir():
                 raise _error(path, "is a folder")
             self._partial.touch()
             self._partial.unlink()
-        except OSError as error:
-            raise _error(path, f"cannot be written: {error.strerror}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other
+            raise _error(path, f"cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
     def check(self, request: EditRequest) -> None:
         """Raise ParameterError if the format cannot hold the edited picture."""
