@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from instgenie.errors import ReplicaError, TemplateNotCachedError
 from instgenie.orders import EditOrder, EditOutcome, Replica, StepReport
 from instgenie_server.access.admission import refusal
 from instgenie_server.api_error import ApiError, failed
+
+Report = Callable[[int, StepReport], None]
+
+
+def deadline_passed(seconds: float) -> ApiError:
+    """504."""
+    message = f"there was no result after {seconds:g} s"
+    return ApiError(504, message, "server_error", "deadline_ms", "deadline_exceeded")
 
 
 class Queue(Protocol):
@@ -25,11 +34,12 @@ class EditService:
 
     def __init__(self, replica: Replica, jobs: Queue, limit_seconds: float) -> None:
         self._replica, self._jobs, self._limit_seconds = replica, jobs, limit_seconds
-        self._own_seconds = 0.0
+        self._left_seconds: dict[object, list[float]] = {}  # of each call, for the edits that are not done
 
     def waiting_seconds(self) -> float:
         """Predicted work that is accepted and not done, jobs included."""
-        return self._own_seconds + self._jobs.queued_seconds()
+        # Summed up each time: what is left of adding and subtracting floats would count as work that waits.
+        return sum(map(sum, self._left_seconds.values())) + self._jobs.queued_seconds()
 
     def predicted_seconds(self, order: EditOrder) -> float:
         """How long the replica will be busy with the order."""
@@ -47,25 +57,31 @@ class EditService:
             raise error
 
     async def run(
-        self, order: EditOrder, deadline_seconds: float, report: Callable[[StepReport], None] = lambda _: None
-    ) -> EditOutcome:
-        """Run the edit to its end; cancelling the call stops it at its next step.
+        self, orders: Sequence[EditOrder], deadline_seconds: float, report: Report = lambda _number, _step: None
+    ) -> list[EditOutcome]:
+        """Run the edits one after the other to their end; cancelling the call stops the running one at its next step.
 
+        Args:
+            deadline_seconds: for all of them together.
+            report: called with the number of the order, from 0, and its steps.
         Raises:
             InvalidInputError: a value outside its limits.
             ApiError: 404 where records are required and not there, 504 past the deadline, 500 for a failure of ours.
         """
-        seconds = self._replica.predicted_seconds(order)
-        self._own_seconds += seconds
+        call = object()
+        left = self._left_seconds[call] = [self._replica.predicted_seconds(order) for order in orders]
+        outcomes: list[EditOutcome] = []
         try:
             async with asyncio.timeout(deadline_seconds):
-                return await self._replica.edit(order, report)
+                for number, order in enumerate(orders):
+                    outcomes.append(await self._replica.edit(order, partial(report, number)))
+                    del left[0]
+            return outcomes
         except TimeoutError:
-            message = f"the edit was not done after {deadline_seconds:g} s"
-            raise ApiError(504, message, "server_error", "deadline_ms", "deadline_exceeded") from None
+            raise deadline_passed(deadline_seconds) from None
         except TemplateNotCachedError as error:
             raise ApiError(404, str(error), "invalid_request_error", "cache", "template_not_cached") from error
         except ReplicaError as error:
             raise failed(str(error)) from error
         finally:
-            self._own_seconds = max(0.0, self._own_seconds - seconds)
+            del self._left_seconds[call]

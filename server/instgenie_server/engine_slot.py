@@ -45,6 +45,11 @@ class EngineSlot:
         self._error: Exception | None = None
 
     @property
+    def if_open(self) -> Engine | None:
+        """The engine; None where it is not there yet."""
+        return self._engine
+
+    @property
     def engine(self) -> Engine:
         """The engine.
 
@@ -65,7 +70,9 @@ class EngineSlot:
         """Open the engine, and close it when `stop` is called."""
         try:
             async with open_engine() as engine:
-                self._engine, self.status = engine, "ok"
+                self._engine = engine
+                if self.status == "starting":  # not where it was told to stop meanwhile
+                    self.status = "ok"
                 self._opened.set()
                 await self._stop.wait()
         except Exception as error:

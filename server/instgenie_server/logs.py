@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from instgenie_server.access.keys import KEY_PATTERN
@@ -70,6 +71,19 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
     root.addHandler(handler)
     root.setLevel(settings.level.upper())
     logging.captureWarnings(True)
+    aiohttp_log = logging.getLogger("aiohttp.server")
+    aiohttp_log.removeFilter(tame_bad_requests)
+    aiohttp_log.addFilter(tame_bad_requests)
+
+
+def tame_bad_requests(record: logging.LogRecord) -> bool:
+    """Tell of bytes that are no HTTP as of any other bad request: aiohttp logs them as errors, with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError) or error.code >= 500:
+        return True
+    record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+    record.msg, record.args = "request could not be read: %s", (" ".join(error.message.split()),)
+    return record.levelno >= logging.getLogger().level
 
 
 def _renderers(as_text: bool, colors: bool) -> list[Processor]:

@@ -26,6 +26,7 @@ class Operation:
 
     Attributes:
         form: schema of a multipart body; `files` are its file parts, True where they are required.
+        is_streamed: whether a client can ask for events in place of the reply of status 200.
         replies: schema or media type by status; None is an empty reply.
         errors: statuses of error replies, besides those that every route with access control has.
     """
@@ -41,6 +42,7 @@ class Operation:
     query: tuple[dict[str, Any], ...] = ()
     headers: tuple[str, ...] = ()
     is_open: bool = False
+    is_streamed: bool = False
 
 
 _PAGING = (
@@ -50,11 +52,13 @@ _PAGING = (
 )
 _UPLOAD_ERRORS = (400, 404, 408, 413, 422, 500, 504)
 _PICTURE = "image/*"
+_EVENTS = "text/event-stream"
 
 OPERATIONS = (
     Operation(
         "post", "/v1/images/edits", "Edit a picture and wait for the result; OpenAI's clients can call it",
-        {200: schemas.ImagesReply}, _UPLOAD_ERRORS, form=EditForm, files={"image": True, "mask": False},
+        {200: schemas.ImagesReply}, (*_UPLOAD_ERRORS, 409), form=EditForm,
+        files={"image": True, "mask": False}, is_streamed=True,
     ),
     Operation(
         "post", "/v1/edits", "Accept an edit; it is durable once the reply is sent", {202: schemas.JobReply},
@@ -64,7 +68,7 @@ OPERATIONS = (
     Operation("get", "/v1/edits/{id}", "One edit", {200: schemas.JobReply}, (404,)),
     Operation("delete", "/v1/edits/{id}", "Cancel an edit", {200: schemas.JobReply}, (404,)),
     Operation(
-        "get", "/v1/edits/{id}/events", "Server-sent events of an edit until its end", {200: "text/event-stream"},
+        "get", "/v1/edits/{id}/events", "Server-sent events of an edit until its end", {200: _EVENTS},
         (404,), headers=("Last-Event-ID",),
     ),
     Operation("get", "/v1/edits/{id}/image", "The result", {200: _PICTURE}, (404,)),
@@ -136,6 +140,8 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
     parameters += [{"in": "query", **parameter} for parameter in operation.query]
     parameters += [{"name": name, "in": "header", "schema": {"type": "string"}} for name in operation.headers]
     replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
+    if operation.is_streamed:
+        replies["200"]["content"] |= _reply(_EVENTS)["content"]
     for status in (*operation.errors, *(() if operation.is_open else _KEY_ERRORS)):
         replies.setdefault(str(status), _error(status))
     result: dict[str, Any] = {
@@ -161,6 +167,8 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
 def _reply(reply: type[BaseModel] | str | None) -> dict[str, Any]:
     if reply is None:
         return {"description": "done"}
+    if reply == _EVENTS:  # without a schema: OpenAPI 3.1 cannot say whether it is of the whole or of one event
+        return {"description": "done", "content": {_EVENTS: {}}}
     if isinstance(reply, str):
         return {"description": "done", "content": {reply: {"schema": {"type": "string"}}}}
     return {
@@ -180,6 +188,7 @@ _ERRORS = {
     403: "not for this caller",
     404: "not there",
     408: "the upload took too long",
+    409: "somebody cancelled the edit",
     413: "too large",
     422: "the idempotency key belongs to another request",
     429: "too much waits, or too many requests; `retry-after` says when to come back",

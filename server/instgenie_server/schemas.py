@@ -49,10 +49,8 @@ class ImagesReply(_Reply):
 
     created: int = Field(description="seconds since 1970")
     data: list[ImageData]
-    background: Literal["opaque", "transparent", "auto"] = "auto"
     output_format: Literal["png", "webp", "jpeg"]
     size: str
-    quality: str = "auto"
     usage: Usage
 
 
@@ -79,7 +77,7 @@ class JobReply(_Reply):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    position: int | None = Field(default=None, description="edits before this one, while it is queued")
+    position: int | None = Field(default=None, description="while it is queued; 1 is the next one")
     step: int | None = None
     steps: int | None = None
     seed: int

@@ -13,6 +13,7 @@ from aiohttp import web
 from instgenie_server.access.exposure import check_exposure
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.app import OpenReplica, make_app
+from instgenie_server.jobs import JobStoreError, PictureFileError
 from instgenie_server.logs import AccessLogger
 from instgenie_server.operator_error import OperatorError
 from instgenie_server.routes.keys import ENGINE
@@ -27,6 +28,10 @@ class AddressError(OperatorError):
     """The address cannot be listened at."""
 
 
+class DataFolderError(OperatorError):
+    """The data folder is another server's, or cannot be read and written."""
+
+
 async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then let what runs come to its end.
 
@@ -36,6 +41,7 @@ async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callabl
         CheckpointError: the model cannot be loaded.
         ExposureError: the server would be open to the network without keys.
         AddressError: the address is taken, or none of this machine's.
+        DataFolderError: another server works on the data folder, or it cannot be written.
     """
     check_exposure(settings, KeyFile(settings.data_dir).read())
     stopped = asyncio.Event()
@@ -57,9 +63,13 @@ async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callabl
             await site.start()
         except OSError as error:
             raise AddressError(f"cannot listen at {settings.host}:{settings.port}: {error.strerror}") from error
-        await _first(app[ENGINE].opened(), stopped.wait())
-        host, port = runner.addresses[0][:2]
-        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        try:
+            await _first(app[ENGINE].opened(), stopped.wait())
+        except (JobStoreError, PictureFileError) as error:
+            raise DataFolderError(str(error)) from error
+        if not stopped.is_set():
+            host, port = runner.addresses[0][:2]
+            on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await stopped.wait()
         log.info("stopping")
     finally:

@@ -27,8 +27,9 @@ Source = Literal["default", "file", "environment", "flag"]
 
 ENV_PREFIX = "INSTGENIE_"
 CONFIG_VARIABLE = "INSTGENIE_CONFIG"
+API_KEY_VARIABLE = "INSTGENIE_API_KEY"  # of commands that are clients
 # Names with our prefix that are no settings; a variable of another part of the program has to be added here.
-OTHER_VARIABLES = frozenset({CONFIG_VARIABLE})
+OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, API_KEY_VARIABLE})
 MAX_SHOWN_CHARS = 80  # of a wrong value
 
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MAX_TEMPLATES = 10_000
 MAX_WAITING = 256
+MAX_WAITING_BYTES = 1_000_000_000  # of decoded pictures
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +54,8 @@ class TemplateRegistry:
         self._replica = replica
         self._templates: dict[str, WarmTemplate] = {}
         self._orders: asyncio.Queue[tuple[WarmTemplate, WarmOrder]] = asyncio.Queue(MAX_WAITING)
-        self._changed = asyncio.Event()
+        self._waiting_bytes = 0
+        self._running: tuple[WarmTemplate, asyncio.Task[None]] | None = None
 
     def add(self, tenant: str, order: WarmOrder, now: float, pinned: bool = False) -> WarmTemplate:
         """Have a template warmed.
@@ -61,9 +63,12 @@ class TemplateRegistry:
         Raises:
             RegistryFullError: there is no room for it.
         """
-        if self._orders.full() or len(self._templates) >= MAX_TEMPLATES:
-            raise RegistryFullError
         picture = order.picture
+        waiting_bytes = self._waiting_bytes + len(picture.data)
+        too_many = self._orders.full() or len(self._templates) >= MAX_TEMPLATES
+        if too_many or (self._waiting_bytes and waiting_bytes > MAX_WAITING_BYTES):
+            raise RegistryFullError
+        self._waiting_bytes = waiting_bytes
         template = WarmTemplate(order.id, tenant, picture.width, picture.height, now, pinned=pinned)
         self._templates[template.id] = template
         self._orders.put_nowait((template, order))
@@ -79,10 +84,13 @@ class TemplateRegistry:
         return [template for template in reversed(self._templates.values()) if template.tenant == tenant]
 
     def delete(self, template: WarmTemplate) -> None:
-        """Drop a template and its records, but for those that another template shares."""
+        """Drop a template and its records, but for those that another template shares; stop recording it."""
+        if template.pinned:
+            self.pin(template, False)
         del self._templates[template.id]
-        shared = {key for other in self._templates.values() for key in other.keys}
-        self._replica.forget([key for key in template.keys if key not in shared])
+        if self._running is not None and self._running[0] is template:
+            self._running[1].cancel()
+        self._forget(template)
 
     def pin(self, template: WarmTemplate, pinned: bool) -> None:
         """Keep a template's records from being evicted, or no longer."""
@@ -93,19 +101,19 @@ class TemplateRegistry:
         others = {key for other in self._templates.values() if other.pinned for key in other.keys}
         self._replica.unpin([key for key in template.keys if key not in others])
 
-    async def settled(self, template: WarmTemplate) -> None:
-        """Wait until the template is warm, failed or gone."""
-        while template.status in ("queued", "warming") and template.id in self._templates:
-            changed = self._changed
-            await changed.wait()
-
     async def run(self) -> None:
         """Warm what was added, until cancelled."""
         while True:
             template, order = await self._orders.get()
+            self._waiting_bytes -= len(order.picture.data)
             if template.id in self._templates:
-                await self._warm(template, order)
-            self._wake()
+                task = asyncio.create_task(self._warm(template, order), name=f"warm {template.id}")
+                self._running = template, task
+                try:
+                    await asyncio.wait({task})
+                finally:
+                    self._running = None
+                    task.cancel()
 
     async def _warm(self, template: WarmTemplate, order: WarmOrder) -> None:
         def report(window: WarmReport) -> None:
@@ -123,13 +131,17 @@ class TemplateRegistry:
             await self._replica.warm(order, report)
         except InstGenIEError as error:
             template.error = str(error)
+        except Exception:  # whatever one template does must not keep the others from being recorded
+            log.exception("template %s could not be recorded", template.id)
+            template.error = "the template could not be recorded"
+        finally:
+            if template.id not in self._templates:  # windows that were reported after it was deleted
+                self._forget(template)
         template.status = "warm" if template.error is None else "failed"
-        if template.id not in self._templates:  # deleted meanwhile
-            self._replica.forget(template.keys)
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _forget(self, deleted: WarmTemplate) -> None:
+        shared = {key for other in self._templates.values() for key in other.keys}
+        self._replica.forget([key for key in deleted.keys if key not in shared])
 
 
 def new_template_id() -> str:

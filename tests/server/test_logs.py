@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pytest
 import structlog
+from aiohttp.http_exceptions import BadHttpMessage
 
 from instgenie_server.logs import configure_logging
 from instgenie_server.settings import LogSettings
@@ -112,3 +113,25 @@ def test_auto_is_text_on_a_terminal_only() -> None:
     assert [line["event"] for line in file.lines()] == ["to a file"]
     assert "to a terminal" in terminal.getvalue()
     assert not terminal.getvalue().startswith("{")
+
+
+@pytest.mark.parametrize(("level", "events"), [("info", ["request could not be read: no such header"]), ("error", [])])
+def test_bytes_that_are_no_http_are_no_error(level: str, events: list[str]) -> None:
+    with logging_to_stream(level=level) as stream:
+        try:
+            raise BadHttpMessage("no\n such  header")
+        except BadHttpMessage:
+            logging.getLogger("aiohttp.server").exception("Error handling request")
+    assert [line["event"] for line in stream.lines()] == events
+    assert not any("exception" in line for line in stream.lines())
+
+
+def test_failures_of_handlers_stay_errors() -> None:
+    with logging_to_stream() as stream:
+        try:
+            raise ValueError("ours")
+        except ValueError:
+            logging.getLogger("aiohttp.server").exception("Error handling request")
+    (line,) = stream.lines()
+    assert line["level"] == "error"
+    assert "ValueError" in line["exception"]

@@ -12,8 +12,14 @@ from instgenie_server.cli.doctor import doctor
 from instgenie_server.cli.edit import edit
 from instgenie_server.cli.keys import keys
 from instgenie_server.cli.serve import serve
+from instgenie_server.cli.templates import templates
+from instgenie_server.cli.warm import warm
 
 MAX_MESSAGE_CHARS = 600  # of loaders' messages, which may list every weight of a model
+# What the extra `server` installs, by the names that are imported; a test compares them with pyproject.toml.
+SERVER_EXTRA = frozenset(
+    {"aiohttp", "aiohttp_sse", "aiosqlite", "prometheus_client", "pydantic", "structlog", "uvloop"}
+)
 
 
 class _Commands(TyperGroup):
@@ -29,6 +35,12 @@ class _Commands(TyperGroup):
             message = str(error)
         except CheckpointError as error:
             message = f"model: {error}"
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in SERVER_EXTRA:
+                raise
+            needs = f"`{ctx.invoked_subcommand}` needs {package.replace('_', '-')}, which is not installed"
+            message = f"{needs}: pip install 'instgenie[server]'"
         line = " ".join(message.split())
         if len(line) > MAX_MESSAGE_CHARS:
             line = line[:MAX_MESSAGE_CHARS] + " ..."
@@ -40,6 +52,8 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=
 app.command()(edit)
 app.command()(doctor)
 app.command()(serve)
+app.command()(warm)
+app.add_typer(templates, name="templates")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 

@@ -1,4 +1,4 @@
-"""`instgenie edit`: one edit in this process."""
+"""`instgenie edit`: one edit, in this process or by a server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 
 from instgenie_server.cli.loading import DtypeChoice, DtypeOption, ModelOption, ThreadsOption, load_editor
 from instgenie_server.cli.output_file import OutputFile
+from instgenie_server.cli.remote import ApiKeyOption
 from instgenie_server.cli.status_line import status_line
 
 if TYPE_CHECKING:
@@ -85,13 +86,25 @@ def edit(
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the edit again, dense and cached, and tell how they differ.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Have a server make the edit. It uses IMAGE's records if there are any, and makes them if not, unless "
+            "the cache is off.",
+            show_default="edit in this process",
+        ),
+    ] = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Edit the masked part of IMAGE as PROMPT says."""
     started = time.perf_counter()
     from instgenie.errors import ParameterError
     from instgenie.request import EditRequest
-    from instgenie_server.cli.edit_report import edit_report, summary
+    from instgenie_server.cli.edit_report import edit_report, remote_report, summary
 
+    if server is not None:
+        _check_not_local(compare=compare, model=model, dtype=dtype, threads=threads)
     if compare and cache is CacheChoice.OFF:
         raise ParameterError("compare", "compares the cached edit with the dense one, but the cache is off")
     output = OutputFile(out)
@@ -111,6 +124,17 @@ def edit(
         cached=cache is not CacheChoice.OFF,
     )
     output.check(request)
+    if server is not None:
+        from instgenie_server.cli.remote_edit import edit_remotely
+
+        with status_line("asking the server") as say:
+            remote = edit_remotely(server, api_key, request, image, mask, mask_mode.value, say, with_model=timings)
+            output.write(remote.picture)
+        seconds = time.perf_counter() - started
+        if timings:
+            typer.echo(json.dumps(remote_report(remote, request, seconds)))
+        typer.echo(summary(out, seconds, remote.timings, None), err=True)
+        return
     with status_line("loading the model") as say:
         loaded = load_editor(model, dtype, threads)
         if cache is CacheChoice.AUTO and not compare:
@@ -128,6 +152,16 @@ def edit(
     if timings:
         typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison)))
     typer.echo(summary(out, seconds, result.timings, comparison), err=True)
+
+
+def _check_not_local(*, compare: bool, model: Path | None, dtype: DtypeChoice, threads: int | None) -> None:
+    """Raise ParameterError for what a server decides itself."""
+    from instgenie.errors import ParameterError
+
+    given = {"compare": compare, "model": model, "dtype": dtype is not DtypeChoice.AUTO, "threads": threads}
+    for name, value in given.items():
+        if value:
+            raise ParameterError(name, "is for edits in this process: it does not go with --server")
 
 
 def _read_pictures(image: Path, mask: Path | None, mode: MaskModeChoice) -> tuple[Image.Image, Mask]:

@@ -8,9 +8,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from instgenie.orders import PhaseTimings
     from instgenie.request import EditRequest, EditTimings
     from instgenie_server.cli.comparison import Comparison
     from instgenie_server.cli.loading import LoadedEditor
+    from instgenie_server.cli.remote_edit import EditedRemotely
 
 
 def edit_report(
@@ -38,10 +40,21 @@ def edit_report(
     }
     if comparison is not None:
         report |= asdict(comparison) | {"speedup": comparison.speedup}
+    return _rounded(report)
+
+
+def remote_report(edited: EditedRemotely, request: EditRequest, seconds: float) -> dict[str, Any]:
+    """The JSON object of `--timings` where a server made the edit; `total_ms` is what its caller waited for it all."""
+    timings = asdict(edited.timings)
+    mean = {"step_ms_mean": timings["denoise_ms"] / timings["steps"]} if timings["steps"] else {}
+    return _rounded(timings | mean | edited.about | {"seed": request.seed, "total_ms": 1000 * seconds})
+
+
+def _rounded(report: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in report.items()}
 
 
-def summary(out: Path, seconds: float, timings: EditTimings, comparison: Comparison | None) -> str:
+def summary(out: Path, seconds: float, timings: EditTimings | PhaseTimings, comparison: Comparison | None) -> str:
     """One line: what was written, how long it took, how much was computed."""
     active, total = timings.tokens_active, timings.tokens_total
     line = f"wrote {out} in {seconds:.1f} s: {active} of {total} tokens computed ({active / total:.0%})"

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from instgenie.errors import ReplicaError
@@ -58,7 +58,13 @@ class _Run:
 
     work: asyncio.Task[EditOutcome] | None = None
     report: StepReport | None = None
-    is_over: bool = False  # it was given its end from outside
+    is_over: bool = False  # the job has its end
+    wake: asyncio.Event = field(default_factory=asyncio.Event)  # there is nothing to wait for any more
+
+    def end(self) -> None:
+        self.is_over = True
+        self.wake.set()
+        self.stop()
 
     def stop(self) -> None:
         if self.work is not None:
@@ -100,6 +106,8 @@ class Dispatcher:
         """Take no more jobs; let the running ones finish within the grace period, and put back those that do not."""
         self._stopping.set()
         self._arrived.set()
+        for run in self._runs.values():
+            run.wake.set()
         if self._slots:
             _, late = await asyncio.wait(self._slots, timeout=self._settings.grace_seconds)
             for run in self._runs.values():
@@ -165,8 +173,7 @@ class Dispatcher:
             timer.cancel()
         run = self._runs.get(job_id)
         if run is not None:
-            run.is_over = True
-            run.stop()
+            run.end()
         elif self._queue.remove(job_id):
             self._tell_positions()
         self._events.publish_end(ended)
@@ -190,7 +197,7 @@ class Dispatcher:
             finally:
                 del self._runs[ticket.job_id]
                 self._queue.leave(ticket.job_id)
-            if again is not None and not run.is_over:
+            if again is not None:
                 self.add(again)
 
     async def _serve(self, ticket: Ticket, run: _Run) -> Job | None:
@@ -199,7 +206,7 @@ class Dispatcher:
             await self._expire(ticket.job_id)
             return None
         job = await self._until_stored(lambda: self._store.claim(ticket.job_id, self._now()))
-        if job is None or run.is_over:
+        if job is None:  # it was given its end meanwhile
             return None
         if self._stopping.is_set():
             await self._store.requeue(job.id, counts=False)
@@ -219,7 +226,7 @@ class Dispatcher:
         if self._stopping.is_set():
             await self._store.requeue(job.id, counts=False)
             return None
-        return await self._after_error(job, error)
+        return await self._after_error(job, run, error)
 
     async def _edit(self, job: Job, run: _Run) -> EditOutcome:
         image = await self._files.read(job.image)
@@ -244,7 +251,7 @@ class Dispatcher:
             result = await self._until_stored(lambda: hold.write(outcome.image))
             await self._until_stored(lambda: self._end(job.id, JobState.DONE, detail, result))
 
-    async def _after_error(self, job: Job, error: BaseException) -> Job | None:
+    async def _after_error(self, job: Job, run: _Run, error: BaseException) -> Job | None:
         failure = lasting_failure(error)
         if failure is None:
             log.warning("attempt %d at job %s failed", job.attempts, job.id, exc_info=error)
@@ -255,7 +262,7 @@ class Dispatcher:
             await self._until_stored(lambda: self._end(job.id, JobState.FAILED, detail))
             return None
         # The slot waits, not the job alone: a replica that fails would only use up the attempts of the others too.
-        await self._pause(self._settings.retry_seconds * 2 ** (job.attempts - 1))
+        await _pause(self._settings.retry_seconds * 2 ** (job.attempts - 1), run.wake)
         return await self._until_stored(lambda: self._store.requeue(job.id))
 
     def _tell_positions(self) -> None:
@@ -272,12 +279,13 @@ class Dispatcher:
                 if self._stopping.is_set():
                     raise
                 log.error("storing failed, it will be tried again: %s", error)
-            await self._pause(self._settings.storage_seconds)
+            await _pause(self._settings.storage_seconds, self._stopping)
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until the server stops."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+
+async def _pause(seconds: float, wake: asyncio.Event) -> None:
+    """Wait so long, or until woken."""
+    try:
+        async with asyncio.timeout(seconds):
+            await wake.wait()
+    except TimeoutError:
+        return

@@ -17,7 +17,7 @@ def lasting_failure(error: BaseException) -> dict[str, Any] | None:
             return _detail(str(error), "invalid_input", error.parameter)
         case TemplateNotCachedError():
             return _detail(str(error), "template_not_cached", "cache")
-        case ApiError():
+        case ApiError() if error.status < 500 and error.retry_after is None:
             return _detail(error.message, error.code or "invalid_input", error.param)
         case MissingFileError() | CorruptFileError():
             return _detail("the stored upload can no longer be read", "input_lost", None)

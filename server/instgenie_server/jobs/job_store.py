@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiosqlite
 
@@ -55,7 +55,7 @@ class JobStore:
         self.generation = generation
 
     @classmethod
-    async def open(cls, path: Path) -> JobStore:
+    async def open(cls, path: Path) -> Self:
         """Open the table, or make it.
 
         Raises:

@@ -24,8 +24,15 @@ class _Running:
     """What a tenant's newest img2img does; its clients ask for the progress without naming one."""
 
     started_at: float
+    count: int
+    number: int = 0
     step: int = 0
     steps: int = 0
+
+    @property
+    def share(self) -> float:
+        """Of all its results, how much is done: 0..1."""
+        return (self.number + (self.step / self.steps if self.steps else 0)) / self.count
 
 
 RUNNING = web.AppKey("a1111_running", dict[str, _Running])
@@ -44,14 +51,14 @@ async def img2img(request: web.Request) -> web.Response:
     seed = drawn_seed() if asked.form.seed is None else asked.form.seed
     orders = to_orders(asked.form, request[REQUEST_ID], picture, mask, seed)
     engine.edits.check_room(orders)
-    tenant, running = request[IDENTITY].tenant, _Running(time.time())
+    tenant, running = request[IDENTITY].tenant, _Running(time.time(), len(orders))
     request.app[RUNNING][tenant] = running
 
-    def report(step: StepReport) -> None:
-        running.step, running.steps = step.step, step.steps
+    def report(number: int, step: StepReport) -> None:
+        running.number, running.step, running.steps = number, step.step, step.steps
 
     try:
-        outcomes = [await engine.edits.run(order, limits.deadline_seconds, report) for order in orders]
+        outcomes = await engine.edits.run(orders, limits.deadline_seconds, report)
     finally:
         if request.app[RUNNING].get(tenant) is running:
             del request.app[RUNNING][tenant]
@@ -60,7 +67,7 @@ async def img2img(request: web.Request) -> web.Response:
     return json_reply(
         A1111Reply(
             images=[to_base64(outcome.image) for outcome in outcomes],
-            parameters=asked.form.model_dump(mode="json", exclude_defaults=True) | {"seed": seed},
+            parameters=asked.parameters | {"seed": seed},
             info=json.dumps(info | {"infotexts": [prompt for _ in orders]}),
         )
     )
@@ -70,12 +77,13 @@ async def img2img(request: web.Request) -> web.Response:
 async def progress(request: web.Request) -> web.Response:
     """How far the caller's newest img2img is."""
     running = request.app[RUNNING].get(request[IDENTITY].tenant)
-    share = running.step / running.steps if running and running.steps else 0.0
+    share = running.share if running else 0.0
     elapsed = time.time() - running.started_at if running else 0.0
     state = {
         "sampling_step": running.step if running else 0,
         "sampling_steps": running.steps if running else 0,
-        "job_count": int(running is not None),
+        "job_no": running.number if running else 0,
+        "job_count": running.count if running else 0,
     }
     remaining = elapsed * (1 - share) / share if share else 0.0
     return json_reply(A1111Progress(progress=share, eta_relative=remaining, state=state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 
 from aiohttp import web
@@ -11,7 +12,16 @@ from aiohttp import web
 from instgenie_server.api_error import ApiError, invalid, not_found
 from instgenie_server.app_keys import IDENTITY
 from instgenie_server.intake import JobForm, to_orders
-from instgenie_server.jobs import Job, JobEvent, JobState, new_job_id, parse_event_id
+from instgenie_server.intake.field_values import shown
+from instgenie_server.jobs import (
+    CorruptFileError,
+    Job,
+    JobEvent,
+    JobState,
+    MissingFileError,
+    new_job_id,
+    parse_event_id,
+)
 from instgenie_server.routes.event_stream import event_stream
 from instgenie_server.routes.job_errors import job_errors
 from instgenie_server.routes.job_reply import job_reply
@@ -46,15 +56,15 @@ async def create_edit(request: web.Request) -> web.Response:
 async def list_edits(request: web.Request) -> web.Response:
     """The caller's edits, newest first."""
     query = request.query
+    limit = query.get("limit", "20")
+    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise invalid(f"limit: {shown(limit)} is not a whole number in 1..{MAX_PAGE}", "limit")
     try:
-        limit = int(query.get("limit", "20"))
         state = JobState(query["status"]) if "status" in query else None
     except ValueError as error:
-        raise invalid(f"limit is a whole number, status one of {', '.join(JobState)}", "limit") from error
-    if not 1 <= limit <= MAX_PAGE:
-        raise invalid(f"limit: {limit} is not in 1..{MAX_PAGE}", "limit")
+        raise invalid(f"status: {shown(query['status'])} is not one of {', '.join(JobState)}", "status") from error
     with job_errors():
-        page = await engine_of(request).jobs.page(request[IDENTITY].tenant, limit, query.get("after"), state)
+        page = await engine_of(request).jobs.page(request[IDENTITY].tenant, int(limit), query.get("after"), state)
     data = [job_reply(request, job) for job in page.jobs]
     return json_reply(JobList(data=data, has_more=page.next_cursor is not None, next=page.next_cursor))
 
@@ -74,7 +84,7 @@ async def cancel_edit(request: web.Request) -> web.Response:
     return json_reply(job_reply(request, cancelled or job))
 
 
-@routes.get("/v1/edits/{id}/events")
+@routes.get("/v1/edits/{id}/events", allow_head=False)  # it would last as long as the edit
 async def edit_events(request: web.Request) -> web.StreamResponse:
     """What happens to an edit, until its end; `Last-Event-ID` resumes."""
     job = await _job(request)
@@ -95,8 +105,11 @@ async def edit_image(request: web.Request) -> web.Response:
     job = await _job(request)
     if job.state is not JobState.DONE:
         raise ApiError(404, f"edit {job.id} is {job.state}", "invalid_request_error", None, f"edit_{job.state}")
-    with job_errors():
-        image = await engine_of(request).jobs.result(job.tenant, job.id)
+    try:
+        with job_errors():
+            image = await engine_of(request).jobs.result(job.tenant, job.id)
+    except (MissingFileError, CorruptFileError):
+        image = None
     if image is None:
         raise not_found(f"edit {job.id} has no image any more")
     headers = {"Cache-Control": "private, max-age=3600, immutable", "ETag": f'"{job.result}"'}

@@ -32,8 +32,8 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus text."""
     app = request.app
-    if app[ENGINE].status != "starting":
-        engine = app[ENGINE].engine
+    engine = app[ENGINE].if_open
+    if engine is not None:
         app[METRICS].set_queue_seconds(engine.edits.waiting_seconds())
         app[METRICS].set_jobs({state.value: count for state, count in (await engine.jobs.counts()).items()})
     content_type, body = await asyncio.to_thread(app[METRICS].exposition)

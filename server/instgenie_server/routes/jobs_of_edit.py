@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -12,10 +13,11 @@ from aiohttp import web
 
 from instgenie.orders import EditOrder, PhaseTimings
 from instgenie_cache import content_digest
-from instgenie_server.api_error import ApiError
+from instgenie_server.api_error import ApiError, unavailable
 from instgenie_server.app_keys import IDENTITY, SETTINGS
+from instgenie_server.edit_service import deadline_passed
 from instgenie_server.intake import EditForm, to_params
-from instgenie_server.jobs import EventKind, Job, JobState, new_job_id
+from instgenie_server.jobs import Job, JobState, new_job_id
 from instgenie_server.routes.job_errors import job_errors
 from instgenie_server.routes.job_reply import image_url
 from instgenie_server.routes.keys import engine_of
@@ -63,35 +65,45 @@ async def run_as_jobs(
         ApiError: one of them came to another end than done. If the caller is cancelled, so are the jobs.
     """
     jobs, tenant = engine_of(request).jobs, request[IDENTITY].tenant
+    read = replace(read, form=read.form.model_copy(update={"partial_images": 0}))  # nobody would see them
+    accepting: list[asyncio.Task[Job]] = []
     accepted: list[Job] = []
     try:
         for order in read.orders(""):
             job = new_job(request, read, replace(order, id=new_job_id(time.time())), seconds)
+            # A task of its own: a caller that leaves while it is stored must be able to wait for its outcome.
+            accepting.append(asyncio.create_task(jobs.submit(job, read.uploads.image, read.uploads.mask)))
             with job_errors():
-                accepted.append(await jobs.submit(job, read.uploads.image, read.uploads.mask))
-        for job in accepted:
-            await _end(request, job)
+                accepted.append(await asyncio.shield(accepting[-1]))
+        done = [await _done(request, job, seconds) for job in accepted]
     except BaseException:
-        for job in accepted:
-            await jobs.cancel(tenant, job.id)
+        for task in reversed(accepting):  # so that none of them starts because another ends
+            await asyncio.wait({task})
+            if task.exception() is None:
+                await jobs.cancel(tenant, task.result().id)
         raise
-    done = [job for job in [await jobs.get(tenant, job.id) for job in accepted] if job is not None]
     data = [ImageData(url=image_url(request, job)) for job in done]
     return data, [PhaseTimings(**job.detail["timings"]) for job in done]
 
 
-async def _end(request: web.Request, job: Job) -> None:
-    events = await engine_of(request).jobs.events(job.tenant, job.id)
-    assert events is not None
-    async with contextlib.aclosing(events):
-        async for event in events:
-            if event.kind in (EventKind.QUEUED, EventKind.STARTED, EventKind.STEP, EventKind.DONE):
-                continue
-            detail = event.data
-            code = detail.get("code", event.kind)
-            status = {JobState.EXPIRED: 504, JobState.CANCELLED: 409}.get(
-                JobState(event.kind), _STATUSES.get(code, 400)
-            )
-            type_ = "server_error" if status >= 500 else "invalid_request_error"
-            message = detail.get("message", f"the edit was {event.kind}")
-            raise ApiError(status, message, type_, detail.get("param"), code)
+async def _done(request: web.Request, job: Job, seconds: float) -> Job:
+    """The job once it is done; it has so many seconds from its arrival."""
+    jobs = engine_of(request).jobs
+    with job_errors():
+        events = await jobs.events(job.tenant, job.id)
+        if events is not None:
+            async with contextlib.aclosing(events):
+                async for _ in events:
+                    pass
+        ended = await jobs.get(job.tenant, job.id)
+    if ended is None or not ended.state.is_end:
+        raise unavailable("the server is stopping")
+    if ended.state is JobState.DONE:
+        return ended
+    if ended.state is JobState.EXPIRED:
+        raise deadline_passed(seconds)
+    code = ended.detail.get("code", ended.state.value)
+    status = 409 if ended.state is JobState.CANCELLED else _STATUSES.get(code, 400)
+    type_ = "server_error" if status >= 500 else "invalid_request_error"
+    message = ended.detail.get("message", f"the edit was {ended.state}")
+    raise ApiError(status, message, type_, ended.detail.get("param"), code)

@@ -41,7 +41,7 @@ async def edit_images(request: web.Request) -> web.StreamResponse:
     if form.response_format == "url":
         data, timings = await run_as_jobs(request, read, seconds)
         return _reply(read, data, timings)
-    outcomes = [await engine.edits.run(order, seconds) for order in orders]
+    outcomes = await engine.edits.run(orders, seconds)
     data = [ImageData(b64_json=to_base64(outcome.image)) for outcome in outcomes]
     return _reply(read, data, [outcome.timings for outcome in outcomes])
 
@@ -62,7 +62,7 @@ def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings
 async def _stream(request: web.Request, engine: Engine, order: EditOrder, seconds: float) -> web.StreamResponse:
     """Events of one edit. What fails before its first step is an ordinary error reply."""
     reports: asyncio.Queue[StepReport] = asyncio.Queue()
-    edit = asyncio.create_task(engine.edits.run(order, seconds, reports.put_nowait))
+    edit = asyncio.create_task(engine.edits.run([order], seconds, lambda _number, step: reports.put_nowait(step)))
     try:
         steps = _until_done(reports, edit)
         await anext(steps, None)
@@ -82,7 +82,7 @@ async def _stream(request: web.Request, engine: Engine, order: EditOrder, second
 async def _send_all(
     events: EventSourceResponse,
     steps: AsyncIterator[StepReport],
-    edit: asyncio.Task[EditOutcome],
+    edit: asyncio.Task[list[EditOutcome]],
     order: EditOrder,
 ) -> None:
     size = order.output.size or (order.picture.width, order.picture.height)
@@ -103,11 +103,13 @@ async def _send_all(
         if report.preview is not None:
             await send(report.preview, partial_image_index=index)
             index += 1
-    outcome = await edit
+    (outcome,) = await edit
     await send(outcome.image, type="image_edit.completed", usage=usage([outcome.timings]))
 
 
-async def _until_done(reports: asyncio.Queue[StepReport], edit: asyncio.Task[EditOutcome]) -> AsyncIterator[StepReport]:
+async def _until_done(
+    reports: asyncio.Queue[StepReport], edit: asyncio.Task[list[EditOutcome]]
+) -> AsyncIterator[StepReport]:
     """The reports of an edit as they come, until it is done."""
     while True:
         following = asyncio.create_task(reports.get())

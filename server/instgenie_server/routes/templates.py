@@ -25,14 +25,27 @@ routes = web.RouteTableDef()
 
 MAX_BOXES = 256
 MAX_WINDOWS = 10_000  # the engine's limit
+MAX_COORDINATE = 1_000_000  # of any picture; a box has to lie in its own
+_Coordinate = Annotated[int, Field(ge=0, le=MAX_COORDINATE), whole]
+
+
+def _as_form(schema: dict[str, Any]) -> None:
+    """Fields of a form are text or absent, never null; boxes are JSON in a text."""
+    for value in schema["properties"].values():
+        if value.get("default", "") is None:
+            value |= value.pop("anyOf")[0]
+            del value["default"]
+    boxes = schema["properties"]["boxes"]
+    array = {name: boxes.pop(name) for name in ("type", "items", "maxItems")}
+    boxes |= {"type": "string", "contentMediaType": "application/json", "contentSchema": array}
 
 
 class TemplateForm(BaseModel):
     """Fields of `POST /v1/templates` besides `image`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_as_form)
 
-    boxes: list[tuple[int, int, int, int]] | None = Field(
+    boxes: list[tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate]] | None = Field(
         default=None, max_length=MAX_BOXES, description="JSON: [[left, top, right, bottom], ...] of what will be edited"
     )
     max_windows: Annotated[int, Field(ge=1, le=MAX_WINDOWS), whole] = Field(
@@ -50,8 +63,10 @@ async def create_template(request: web.Request) -> web.Response:
     """Accept a template; it is warmed in the background."""
     engine = engine_of(request)
     form = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
-    values = template_form(form.fields)
-    picture = await request.app[DECODER].picture(read_uploads(form).image)
+    values, uploads = template_form(form.fields), read_uploads(form)
+    if uploads.mask is not None:
+        raise invalid("mask: a template has none; say by `boxes` what will be edited", "mask", "unknown_field")
+    picture = await request.app[DECODER].picture(uploads.image)
     order = _order(values, picture)
     try:
         template = engine.templates.add(request[IDENTITY].tenant, order, time.time(), values.pin)

@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from instgenie_server.cli.app import app
+from tests.server.live_server import tiny_server
 
 Run = Callable[..., Result]
 
@@ -75,3 +76,10 @@ def saved(picture: Image.Image, path: Path) -> Path:
     """Write the picture; returns the path."""
     picture.save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def server(tiny_builtin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server of the tiny model."""
+    with tiny_server(tiny_builtin, tmp_path_factory.mktemp("server")) as url:
+        yield url

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import instgenie
+from instgenie_server.cli.app import SERVER_EXTRA
 
 
 def instgenie_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -52,3 +55,9 @@ def test_bad_input_says_one_line(mask_path: Path, tmp_path: Path) -> None:
     result = instgenie_command("edit", text, "--mask", mask_path, "--prompt", "x", "-o", out)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"error: image: {text}: not a PNG, JPEG or WebP picture\n"
+
+
+def test_what_is_told_to_be_missing_is_what_the_extra_brings() -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    brought = {re.split(r"[>;]", line)[0] for line in pyproject["project"]["optional-dependencies"]["server"]}
+    assert {name.replace("_", "-") for name in SERVER_EXTRA} == brought

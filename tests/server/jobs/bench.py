@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from instgenie_server.jobs.dispatcher import Dispatcher, DispatcherSettings, MakeOrder
 from instgenie_server.jobs.errors import JobStoreError, PictureFileError
@@ -16,20 +17,50 @@ from instgenie_server.jobs.job_events import JobEvents
 from instgenie_server.jobs.job_store import JobStore
 from instgenie_server.jobs.jobs import Jobs
 from instgenie_server.jobs.picture_files import Hold, PictureFiles
-from tests.server.jobs.fakes import FakeReplica, ManualReplica, a_job, make_order
+from tests.server.jobs.fakes import FakeReplica, a_job, make_order
 from tests.server.manual_clock import ManualClock
 
+S = TypeVar("S", bound=JobStore)
 SETTINGS = DispatcherSettings(grace_seconds=5, stop_seconds=5, retry_seconds=0, storage_seconds=0)
 
 
+class Gate:
+    """Where somebody waits until the test lets it pass."""
+
+    def __init__(self) -> None:
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.go.wait()
+
+
 class FlakyStore(JobStore):
-    """Fails at the next `failures` ends and claims; those `after` the fact have taken effect by then."""
+    """Fails as told.
+
+    Attributes:
+        failures: how many of the next claims and ends come to nothing.
+        after: how many of the next ends seem to, but have taken effect.
+        bugs: how many of the next claims raise what nobody foresaw.
+        gate: where claims wait.
+        exit: where additions wait when they have been made.
+    """
 
     failures = 0
     after = 0
     bugs = 0
+    gate: Gate | None = None
+    exit: Gate | None = None
+
+    async def add(self, job: Job) -> Job:
+        stored = await super().add(job)
+        if self.exit is not None:
+            await self.exit.wait()
+        return stored
 
     async def claim(self, job_id: str, now: float) -> Job | None:
+        if self.gate is not None:
+            await self.gate.wait()
         if self.bugs > 0:
             self.bugs -= 1
             raise RuntimeError("a bug")
@@ -94,25 +125,33 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
+async def a_store(folder: Path, kind: type[S]) -> AsyncIterator[S]:
+    """A store that is closed whatever happens: one left open would keep the process from ending."""
+    store = await kind.open(folder / "jobs.sqlite3")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
 async def a_bench(
     folder: Path,
-    replica: FakeReplica | ManualReplica,
+    replica: FakeReplica,
     settings: DispatcherSettings = SETTINGS,
     make_order: MakeOrder = make_order,
 ) -> AsyncIterator[Bench]:
     """A bench whose dispatcher runs."""
-    files = FlakyFiles(folder / "files")
-    await files.open()
-    opened = await FlakyStore.open(folder / "jobs.sqlite3")
-    assert isinstance(opened, FlakyStore)
-    events = JobEvents(opened.generation, opened.get)
-    clock = ManualClock(5000.0)
-    dispatcher = Dispatcher(opened, files, events, replica, make_order, settings, clock)  # type: ignore[arg-type]
-    dispatcher.start()
-    try:
-        yield Bench(opened, files, events, dispatcher, Jobs(opened, files, events, dispatcher), clock)
-    finally:
-        await dispatcher.stop()
-        events.close()
-        await opened.close()
-        await files.close()
+    async with a_store(folder, FlakyStore) as store:
+        files = FlakyFiles(folder / "files")
+        await files.open()
+        events = JobEvents(store.generation, store.get)
+        clock = ManualClock(5000.0)
+        dispatcher = Dispatcher(store, files, events, replica, make_order, settings, clock)
+        dispatcher.start()
+        try:
+            yield Bench(store, files, events, dispatcher, Jobs(store, files, events, dispatcher), clock)
+        finally:
+            await dispatcher.stop()
+            events.close()
+            await files.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +112,19 @@ class FakeReplica:
     def predicted_seconds(self, order: EditOrder) -> float:
         return 1.0
 
+    async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
+        raise NotImplementedError
+
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        raise NotImplementedError
+
+    def pin(self, keys: Iterable[str]) -> int:
+        raise NotImplementedError
+
+    def unpin(self, keys: Iterable[str]) -> None:
+        raise NotImplementedError
+
+    def forget(self, keys: Iterable[str]) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

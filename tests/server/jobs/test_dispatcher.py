@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import dataclasses
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from instgenie.errors import MaskError, ReplicaError
-from instgenie.orders import EditOrder, EditOutcome
+from instgenie.orders import EditOrder, EditOutcome, StepReport
 from instgenie_server.jobs.dispatcher import DispatcherSettings
 from instgenie_server.jobs.errors import JobStoreError
 from instgenie_server.jobs.event_log import EventKind
 from instgenie_server.jobs.job import MAX_ATTEMPTS, Job, JobState
-from tests.server.jobs.bench import SETTINGS, Bench, a_bench
+from tests.server.jobs.bench import SETTINGS, Bench, Gate, a_bench
 from tests.server.jobs.fakes import TIMINGS, FakeReplica, ManualReplica, RunningEdit, make_order, result_of
 
 pytestmark = pytest.mark.timeout(30)
@@ -134,7 +134,7 @@ async def test_cancel_while_it_waits(bench: Bench, replica: ManualReplica) -> No
     assert await bench.jobs.cancel("ann", third.id) == await bench.store.get(third.id)  # too late
 
 
-async def test_cancel_while_it_runs(bench: Bench, replica: ManualReplica) -> None:
+async def test_cancel_while_it_runs(bench: Bench, replica: ManualReplica, caplog: pytest.LogCaptureFixture) -> None:
     job, next_job = await bench.submit(), await bench.submit()
     edit = await started(replica, job)
     edit.step(1)
@@ -148,6 +148,7 @@ async def test_cancel_while_it_runs(bench: Bench, replica: ManualReplica) -> Non
     assert await bench.jobs.result("ann", job.id) is None
     (await started(replica, next_job)).succeed()
     assert (await bench.end(next_job)).state is JobState.DONE
+    assert not caplog.records  # it is no failure
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -198,7 +199,7 @@ async def test_deadline_while_it_waits(bench: Bench, replica: ManualReplica) -> 
 
 
 async def test_deadline_while_it_runs(bench: Bench, replica: ManualReplica) -> None:
-    job = await bench.submit(deadline_at=5000.2)
+    job = await bench.submit(deadline_at=5001.0)
     edit = await started(replica, job)
     ended = await bench.end(job)
     assert (ended.state, ended.attempts) == (JobState.EXPIRED, 1)
@@ -237,7 +238,7 @@ async def test_replica_that_gives_up_is_tried_again(bench: Bench, replica: Manua
 
 
 async def test_cancel_between_two_attempts(tmp_path: Path, replica: ManualReplica) -> None:
-    async with a_bench(tmp_path, replica, dataclasses.replace(SETTINGS, retry_seconds=0.05)) as bench:
+    async with a_bench(tmp_path, replica, dataclasses.replace(SETTINGS, retry_seconds=1000)) as bench:
         job, other = await bench.submit(), await bench.submit()
         edit = await started(replica, job)
         edit.fail(ReplicaError("down"))
@@ -276,7 +277,7 @@ async def test_order_that_cannot_be_made(tmp_path: Path, replica: ManualReplica)
 
 async def test_done_implies_a_readable_result(tmp_path: Path) -> None:
     class Instant(FakeReplica):
-        async def edit(self, order: EditOrder, report: object) -> EditOutcome:
+        async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
             return EditOutcome(result_of(order), 1, 1, TIMINGS)
 
     async with a_bench(tmp_path, Instant()) as bench:
@@ -350,6 +351,34 @@ async def test_stop_puts_back_what_takes_too_long(bench: Bench, replica: ManualR
     assert await bench.store.get(waiting.id) == waiting
 
 
+async def test_stop_while_a_job_is_about_to_start(bench: Bench, replica: ManualReplica) -> None:
+    gate = bench.store.gate = Gate()
+    job = await bench.submit()
+    await gate.reached.wait()
+    stopping = asyncio.create_task(bench.dispatcher.stop())
+    await asyncio.sleep(0)
+    gate.go.set()
+    await stopping
+    stored = await bench.store.get(job.id)
+    assert stored is not None
+    assert (stored.state, stored.attempts, replica.count) == (JobState.QUEUED, 0, 0)
+
+
+async def test_stop_does_not_wait_for_the_next_attempt(tmp_path: Path, replica: ManualReplica) -> None:
+    settings = dataclasses.replace(SETTINGS, retry_seconds=1000, grace_seconds=1000)
+    async with a_bench(tmp_path, replica, settings) as bench:
+        job = await bench.submit()
+        edit = await started(replica, job)
+        edit.fail(ReplicaError("down"))
+        await edit.stopped.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)  # the slot's turn
+        await bench.dispatcher.stop()
+        stored = await bench.store.get(job.id)
+        assert stored is not None
+        assert (stored.state, replica.count) == (JobState.QUEUED, 1)
+
+
 async def test_stop_does_not_wait_for_a_full_disk(bench: Bench, replica: ManualReplica) -> None:
     job = await bench.submit()
     edit = await started(replica, job)
@@ -366,7 +395,7 @@ async def test_stop_does_not_wait_for_a_stubborn_replica(tmp_path: Path) -> None
         def __init__(self) -> None:
             self.started, self.go = asyncio.Event(), asyncio.Event()
 
-        async def edit(self, order: EditOrder, report: object) -> EditOutcome:
+        async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
             self.started.set()
             while not self.go.is_set():
                 try:
@@ -390,7 +419,7 @@ class WhimsicalReplica(FakeReplica):
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    async def edit(self, order: EditOrder, report: object) -> EditOutcome:
+    async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         for _ in range(self.random.randrange(20)):
             await asyncio.sleep(0)
         if self.random.random() < 0.4:

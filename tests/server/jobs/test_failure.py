@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from instgenie.errors import MaskError, ReplicaError, TemplateNotCachedError
-from instgenie_server.api_error import invalid, too_large
+from instgenie_server.api_error import busy, invalid, too_large, unavailable
 from instgenie_server.jobs.errors import CorruptFileError, JobStoreError, MissingFileError, PictureFileError
 from instgenie_server.jobs.failure import exhausted, lasting_failure
 
@@ -26,7 +26,16 @@ def test_what_lasts(error: Exception, code: str, param: str | None, message: str
 
 
 @pytest.mark.parametrize(
-    "error", [ReplicaError("down"), PictureFileError("busy"), JobStoreError("full"), ValueError("?"), MemoryError()]
+    "error",
+    [
+        ReplicaError("down"),
+        PictureFileError("busy"),
+        JobStoreError("full"),
+        unavailable("no decoder"),
+        busy("later", 1.0),
+        ValueError("?"),
+        MemoryError(),
+    ],
 )
 def test_what_another_attempt_may_get_through(error: Exception) -> None:
     assert lasting_failure(error) is None

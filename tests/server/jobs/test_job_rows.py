@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -41,9 +42,6 @@ def test_cursors(created_at: float) -> None:
 @given(st.text(st.characters(exclude_categories=())))
 @pytest.mark.parametrize("start", ["", "0000000000000000", "0000000000000000."])
 def test_what_is_no_cursor(start: str, text: str) -> None:
-    try:
+    with contextlib.suppress(CursorError):
         _, job_id = from_cursor(start + text)
-    except CursorError as error:
-        assert len(str(error)) < 1000
-    else:
         assert job_id.isascii()

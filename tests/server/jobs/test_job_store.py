@@ -13,6 +13,7 @@ import pytest
 from instgenie_server.jobs.errors import CursorError, IdempotencyConflictError, JobStoreError, StoreVersionError
 from instgenie_server.jobs.job import MAX_ATTEMPTS, Job, JobState
 from instgenie_server.jobs.job_store import JobStore, KeptJob
+from tests.server.jobs.bench import a_store
 from tests.server.jobs.fakes import a_job
 
 NOW = 5000.0
@@ -67,27 +68,24 @@ async def test_attempts_that_count_and_that_do_not(store: JobStore) -> None:
 
 
 async def test_start_takes_up_what_ran(tmp_path: Path) -> None:
-    store = await JobStore.open(tmp_path / "jobs.sqlite3")
-    waiting, ran, exhausted, done = [await store.add(a_job()) for _ in range(4)]
-    for job in (ran, exhausted, done):
-        await store.claim(job.id, NOW)
-    await store.finish(done.id, DONE, NOW, {}, "digest")
-    for _ in range(MAX_ATTEMPTS - 1):
-        await store.requeue(exhausted.id)
-        await store.claim(exhausted.id, NOW)
-    await store.close()
-
-    again = await JobStore.open(tmp_path / "jobs.sqlite3")
-    assert again.generation == store.generation + 1
-    requeued, failed = await again.requeue_unfinished(NOW + 1)
-    assert [job.id for job in requeued] == [ran.id]
-    assert [(job.id, job.state, job.detail["code"]) for job in failed] == [(exhausted.id, FAILED, "interrupted")]
-    assert [job.id for job in await again.queued()] == [waiting.id, ran.id]
-    assert await again.requeue_unfinished(NOW + 1) == ([], [])
-    counts = await again.counts()
+    async with a_store(tmp_path, JobStore) as store:
+        waiting, ran, exhausted, done = [await store.add(a_job()) for _ in range(4)]
+        for job in (ran, exhausted, done):
+            await store.claim(job.id, NOW)
+        await store.finish(done.id, DONE, NOW, {}, "digest")
+        for _ in range(MAX_ATTEMPTS - 1):
+            await store.requeue(exhausted.id)
+            await store.claim(exhausted.id, NOW)
+    async with a_store(tmp_path, JobStore) as again:
+        assert again.generation == store.generation + 1
+        requeued, failed = await again.requeue_unfinished(NOW + 1)
+        assert [job.id for job in requeued] == [ran.id]
+        assert [(job.id, job.state, job.detail["code"]) for job in failed] == [(exhausted.id, FAILED, "interrupted")]
+        assert [job.id for job in await again.queued()] == [waiting.id, ran.id]
+        assert await again.requeue_unfinished(NOW + 1) == ([], [])
+        counts = await again.counts()
     assert {state: count for state, count in counts.items() if count} == {JobState.QUEUED: 2, FAILED: 1, DONE: 1}
     assert set(counts) == set(JobState)
-    await again.close()
 
 
 async def test_queued_are_in_their_order(store: JobStore) -> None:
@@ -209,7 +207,7 @@ async def test_newer_table_is_refused(store: JobStore, tmp_path: Path) -> None:
     await store.close()
     path = tmp_path / "jobs.sqlite3"
     await in_file(path, "PRAGMA user_version = 99")
-    with pytest.raises(StoreVersionError, match="is of version 99, this program knows up to 1: .* newer release"):
+    with pytest.raises(StoreVersionError, match=r"is of version 99, this program knows up to 1: .* newer release"):
         await JobStore.open(path)
     assert await in_file(path, "PRAGMA user_version") == [(99,)]
 
@@ -227,7 +225,7 @@ async def test_full_table_refuses_and_serves_on(store: JobStore) -> None:
     ((pages,),) = await store._rows("PRAGMA page_count", ())
     await store._rows(f"PRAGMA max_page_count = {pages + 2}", ())
     large = a_job(params={"prompt": 100_000 * "x", "seed": 0})
-    with pytest.raises(JobStoreError, match="failed at INSERT: .*full"):
+    with pytest.raises(JobStoreError, match=r"failed at INSERT: .*full"):
         await store.add(large)
     assert await store.get(large.id) is None
     assert await store.claim(job.id, NOW) is not None

@@ -85,7 +85,7 @@ def test_files_of_others_are_not_ours(folder: PictureFolder, tmp_path: Path) -> 
 
 def test_failed_write_leaves_nothing(folder: PictureFolder, tmp_path: Path) -> None:
     path_of(tmp_path, DIGEST).mkdir()  # a file cannot take its place
-    with pytest.raises(PictureFileError, match="writing .*directory"):
+    with pytest.raises(PictureFileError, match=r"writing .*directory"):
         folder.write(DIGEST, b"a picture")
     assert list((tmp_path / "files" / "incoming").iterdir()) == []
 

@@ -1,0 +1,86 @@
+"""`instgenie edit --server`: the edit of this command line, made elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instgenie_server.cli.remote import ask
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from instgenie.orders import PhaseTimings
+    from instgenie.request import EditRequest
+    from instgenie_server.cli.status_line import Say
+    from instgenie_server.client import Connection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EditedRemotely:
+    """What a server made of an edit.
+
+    Attributes:
+        about: where it was made: the server's address, the edit's id and, if asked for, the model and its dtype.
+    """
+
+    picture: Image.Image
+    timings: PhaseTimings
+    about: dict[str, str]
+
+
+def edit_remotely(
+    server: str,
+    api_key: str | None,
+    request: EditRequest,
+    image: Path,
+    mask: Path | None,
+    mask_mode: str,
+    say: Say,
+    *,
+    with_model: bool,
+) -> EditedRemotely:
+    """Have a server make the edit. The files are sent as they are, the other values are the request's.
+
+    Raises:
+        RemoteError: the server is out of reach, or does not make the edit.
+        ParameterError: the address is none.
+    """
+    from instgenie.errors import PictureError
+    from instgenie.picture import open_picture
+    from instgenie_server.client import RemoteEdit, UnreachableError, run_edit
+
+    uploads = image.read_bytes(), None if mask is None else mask.read_bytes()
+
+    async def work(connection: Connection) -> tuple[RemoteEdit, dict[str, Any]]:
+        edit = await run_edit(connection, *uploads, edit_fields(request, mask_mode if mask else "alpha"), say)
+        return edit, await connection.json("GET", "/v1/models") if with_model else {}
+
+    edit, models = ask(server, api_key, work)
+    try:
+        picture = open_picture(edit.image, "result")
+    except PictureError as error:
+        raise UnreachableError(f"{server} sent no picture: {error}") from error
+    about = {"server": server, "id": str(edit.job["id"])}
+    for model in models.get("data", [])[:1]:
+        about |= {"model": str(model.get("id")), "dtype": str(model.get("dtype"))}
+    return EditedRemotely(picture, edit.timings, about)
+
+
+def edit_fields(request: EditRequest, mask_mode: str) -> dict[str, str]:
+    """The request as fields of a form; what is None is left to the server."""
+    values: dict[str, object] = {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "strength": request.strength,
+        "halo": request.halo,
+        "feather": request.feather,
+        "template_prompt": request.template_prompt,
+        "template_seed": request.template_seed,
+        "mask_mode": mask_mode,
+        "cache": "auto" if request.cached else "off",
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}

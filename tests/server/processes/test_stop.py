@@ -1,0 +1,113 @@
+"""A server that is told to stop lets what runs come to its end, and keeps the rest for its next start."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import signal
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.server.processes.requests import all_jobs, edit_form, ended_job, metric, picture_png
+from tests.server.processes.server_process import ServerProcess
+
+pytestmark = pytest.mark.timeout(240)
+
+RUNNING = 3
+JOBS = 4
+
+
+async def sync_edit(session: aiohttp.ClientSession, seed: int, steps: int) -> bytes:
+    """The picture of an edit at once."""
+    async with session.post("/v1/images/edits", data=edit_form(picture_png(0), seed=seed, steps=steps)) as response:
+        assert response.status == 200, await response.text()
+        return base64.b64decode((await response.json())["data"][0]["b64_json"])
+
+
+async def in_flight(session: aiohttp.ClientSession, count: int) -> None:
+    """Wait until so many requests are being answered."""
+    async with asyncio.timeout(30):
+        while await metric(session, "instgenie_http_in_flight") < count:
+            pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_drain(tiny_builtin: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with ServerProcess(tiny_builtin, tmp_path) as server:
+        async with aiohttp.ClientSession(server.url) as session:
+            first = await sync_edit(session, seed=0, steps=60)
+            edits = [asyncio.create_task(sync_edit(session, seed=0, steps=60)) for _ in range(RUNNING)]
+            await in_flight(session, RUNNING)
+            accepted = []
+            for seed in range(JOBS):
+                async with session.post("/v1/edits", data=edit_form(picture_png(1), seed=seed, steps=60)) as reply:
+                    assert reply.status == 202
+                    accepted.append(await reply.json())
+            watched = asyncio.create_task(ended_or_cut(session, accepted[-1]["id"]))
+            await in_flight(session, 1)
+            server.signal(number)
+            assert await asyncio.gather(*edits) == [first] * RUNNING
+            await watched
+        code = await asyncio.to_thread(server.end)
+        assert code == 0, server.log()
+        assert "Traceback" not in server.log()
+        assert "stopping" in server.log()
+    with ServerProcess(tiny_builtin, tmp_path) as server:
+        async with aiohttp.ClientSession(server.url) as session:
+            ends = [await ended_job(session, job["id"]) for job in accepted]
+            assert [job["status"] for job in ends] == ["done"] * JOBS
+            assert [job["seed"] for job in ends] == list(range(JOBS))
+            assert len(await all_jobs(session)) == JOBS
+
+
+async def ended_or_cut(session: aiohttp.ClientSession, job_id: str) -> None:
+    """Watch a job until its stream is over, whichever way: watchers must not hold the server up."""
+    try:
+        async with session.get(f"/v1/edits/{job_id}/events") as response:
+            async for _ in response.content:
+                pass
+    except aiohttp.ClientError:
+        pass
+
+
+async def test_asked_while_it_stops(tiny_builtin: Path, tmp_path: Path) -> None:
+    """Each request is accepted and kept, refused with a time to come back, or finds nobody; the running one ends."""
+    accepted: set[str] = set()
+
+    async def ask_until_it_is_gone(session: aiohttp.ClientSession, seed: int) -> None:
+        while server.process.poll() is None:
+            try:
+                async with session.post("/v1/edits", data=edit_form(picture_png(0), seed=seed, steps=1)) as reply:
+                    if reply.status == 202:
+                        accepted.add((await reply.json())["id"])
+                        continue
+                    assert reply.status == 503, await reply.text()
+                    assert int(reply.headers["retry-after"]) > 0
+            except aiohttp.ClientError:
+                continue
+
+    with ServerProcess(tiny_builtin, tmp_path) as server:
+        async with aiohttp.ClientSession(server.url) as session, asyncio.timeout(60):
+            running = asyncio.create_task(sync_edit(session, seed=0, steps=200))
+            await in_flight(session, 1)
+            asking = [asyncio.create_task(ask_until_it_is_gone(session, seed)) for seed in range(2)]
+            server.signal(signal.SIGTERM)
+            assert await running
+            await asyncio.gather(*asking)
+        assert server.end() == 0, server.log()
+        assert "Traceback" not in server.log()
+    with ServerProcess(tiny_builtin, tmp_path) as server:
+        async with aiohttp.ClientSession(server.url) as session:
+            kept = {job["id"] for job in await all_jobs(session)}
+    assert accepted <= kept
+
+
+def test_stopped_while_it_starts(tiny_builtin: Path, tmp_path: Path) -> None:
+    """A second signal is not needed, and what was being loaded is no error."""
+    with ServerProcess(tiny_builtin, tmp_path) as server:
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGTERM)
+        assert server.end() == 0
+        assert "Traceback" not in server.log()
