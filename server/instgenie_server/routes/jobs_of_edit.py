@@ -79,8 +79,9 @@ async def run_as_jobs(
     except BaseException:
         for task in reversed(accepting):  # so that none of them starts because another ends
             await asyncio.wait({task})
-            if task.exception() is None:
-                await jobs.cancel(tenant, task.result().id)
+            if not task.cancelled() and task.exception() is None:
+                with job_errors():
+                    await jobs.cancel(tenant, task.result().id)
         raise
     data = [ImageData(url=image_url(request, job)) for job in done]
     return data, [PhaseTimings(**job.detail["timings"]) for job in done]

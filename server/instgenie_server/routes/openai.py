@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from instgenie_server.api_error import ApiError, invalid
 from instgenie_server.app_keys import REQUEST_ID
 from instgenie_server.engine_slot import Engine
 from instgenie_server.intake import EditForm
-from instgenie_server.routes.event_stream import event_stream
+from instgenie_server.routes.event_stream import KEEPALIVE_SECONDS, event_stream
 from instgenie_server.routes.jobs_of_edit import deadline_seconds, run_as_jobs
 from instgenie_server.routes.keys import engine_of
 from instgenie_server.routes.read_edit import ReadEdit, read_edit
@@ -60,17 +61,25 @@ def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings
 
 
 async def _stream(request: web.Request, engine: Engine, order: EditOrder, seconds: float) -> web.StreamResponse:
-    """Events of one edit. What fails before its first step is an ordinary error reply."""
+    """Events of one edit. What fails before its first step is an ordinary error reply, unless it waits for long."""
     reports: asyncio.Queue[StepReport] = asyncio.Queue()
-    edit = asyncio.create_task(engine.edits.run([order], seconds, lambda _number, step: reports.put_nowait(step)))
+    begun = asyncio.Event()
+
+    def report(_number: int, step: StepReport) -> None:
+        reports.put_nowait(step)
+        begun.set()
+
+    edit = asyncio.create_task(engine.edits.run([order], seconds, report))
+    edit.add_done_callback(lambda _: begun.set())
     try:
-        steps = _until_done(reports, edit)
-        await anext(steps, None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KEEPALIVE_SECONDS):
+                await begun.wait()
         if edit.done():
             edit.result()
         async with event_stream(request) as events:
             try:
-                await _send_all(events, steps, edit, order)
+                await _send_all(events, _until_done(reports, edit), edit, order)
             except (ApiError, InvalidInputError) as error:
                 told = error if isinstance(error, ApiError) else invalid(str(error), error.parameter)
                 await events.send(web.json_response(told.body()).text or "", event="error")

@@ -43,7 +43,7 @@ class FlakyStore(JobStore):
         after: how many of the next ends seem to, but have taken effect.
         bugs: how many of the next claims raise what nobody foresaw.
         gate: where claims wait.
-        exit: where additions wait when they have been made.
+        exit: where additions and ends wait when they have been made.
     """
 
     failures = 0
@@ -72,6 +72,8 @@ class FlakyStore(JobStore):
     ) -> Job | None:
         self._fail()
         ended = await super().finish(job_id, end, now, detail, result)
+        if self.exit is not None:
+            await self.exit.wait()
         if self.after > 0:
             self.after -= 1
             raise JobStoreError("the disk went away too late")

@@ -151,6 +151,20 @@ async def test_cancel_while_it_runs(bench: Bench, replica: ManualReplica, caplog
     assert not caplog.records  # it is no failure
 
 
+async def test_cancel_is_carried_through_though_the_client_leaves(bench: Bench, replica: ManualReplica) -> None:
+    job = await bench.submit()
+    edit = await started(replica, job)
+    gate = bench.store.exit = Gate()
+    task = asyncio.create_task(bench.jobs.cancel("ann", job.id))
+    await gate.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.go.set()
+    await edit.stopped.wait()
+    assert (await bench.end(job)).state is JobState.CANCELLED
+
+
 @pytest.mark.parametrize("turns", range(12))
 async def test_cancel_and_result_meet(bench: Bench, replica: ManualReplica, turns: int) -> None:
     job = await bench.submit()
