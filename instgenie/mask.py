@@ -20,14 +20,34 @@ def read_mask(picture: Image.Image, size: tuple[int, int], mode: MaskMode = "aut
     Args:
         picture: RGB or RGBA.
         size: (width, height) of the picture that is edited.
+        mode: as in `selected_pixels`.
+    Raises:
+        MaskError: another size than the picture's, or as `selected_pixels`.
+    """
+    check_mask_size(picture.size, size)
+    return selected_pixels(picture, mode)
+
+
+def check_mask_size(mask_size: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a mask of another (width, height) than the picture's.
+
+    Raises:
+        MaskError: they differ.
+    """
+    if mask_size != size:
+        raise MaskError("mask", f"{mask_size[0]}x{mask_size[1]} pixels, the picture has {size[0]}x{size[1]}")
+
+
+def selected_pixels(picture: Image.Image, mode: MaskMode = "auto") -> Mask:
+    """What a mask picture selects.
+
+    Args:
+        picture: RGB or RGBA.
         mode: `alpha` edits where the mask is transparent (alpha below half), `luminance` where it is white (above
             half); `auto` takes alpha if it varies, else luminance.
     Raises:
-        MaskError: another size than the picture's, no alpha where alpha is asked for, or nothing selected.
+        MaskError: no alpha where alpha is asked for, or nothing selected.
     """
-    if picture.size != size:
-        theirs, ours = f"{picture.width}x{picture.height}", f"{size[0]}x{size[1]}"
-        raise MaskError("mask", f"{theirs} pixels, the picture has {ours}")
     alpha = np.asarray(picture.getchannel("A")) if "A" in picture.getbands() else None
     if mode == "alpha" and alpha is None:
         raise MaskError("mask", "has no alpha channel to go by")

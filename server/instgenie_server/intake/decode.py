@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -46,21 +47,35 @@ class PictureDecoder:
         """
         return await self.run(partial(decode_picture, data, param), param)
 
-    async def mask(
-        self, picture: Pixels, data: bytes | None, mode: MaskMode = "auto", *, invert: bool = False
-    ) -> bytes:
-        """The pixels that are edited.
+    async def picture_and_mask(
+        self, image: bytes, mask: bytes | None, mode: MaskMode = "auto", *, invert: bool = False, param: str = "image"
+    ) -> tuple[Pixels, bytes]:
+        """Decode both, side by side.
 
         Args:
-            data: the mask file; None takes the transparent pixels of the picture.
+            mask: the mask file; None takes the transparent pixels of the picture.
             mode: how a mask file is read, as in `instgenie.mask.read_mask`.
             invert: of a mask file, black is edited instead of white; goes with mode luminance only.
+            param: the image's name.
         Returns:
-            height x width bytes of 0 or 1, row by row; 1 is edited.
+            The picture, as `picture` gives it; and height x width bytes of 0 or 1, row by row; 1 is edited.
         Raises:
             ApiError: as `picture`; also a mask of another size, one that selects nothing, or none where one is needed.
         """
-        return await self.run(partial(decode_mask, picture, data, mode, invert), "mask")
+        if mask is None:
+            pixels = await self.picture(image, param)
+            return pixels, await self.run(partial(_own_mask, pixels, mode), "mask")
+        pixels_or_error, selection_or_error = await asyncio.gather(
+            self.picture(image, param),
+            self.run(partial(decode_mask, mask, mode, invert), "mask"),
+            return_exceptions=True,  # so that the picture's error is the one that is told, whichever comes first
+        )
+        if isinstance(pixels_or_error, BaseException):
+            raise pixels_or_error
+        if isinstance(selection_or_error, BaseException):
+            raise selection_or_error
+        _check_size(selection_or_error, pixels_or_error)
+        return pixels_or_error, selection_or_error.bits
 
     async def run(self, work: Callable[[], _T], param: str) -> _T:
         """Run `work` in a thread.
@@ -107,40 +122,55 @@ def decode_picture(data: bytes, param: str) -> Pixels:
     return _pixels(_open(data, param))
 
 
-def decode_mask(picture: Pixels, data: bytes | None, mode: MaskMode, invert: bool = False) -> bytes:
-    """The mask as `PictureDecoder.mask` returns it; takes a while.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A decoded mask file; `bits` are height x width bytes of 0 or 1, row by row."""
+
+    width: int
+    height: int
+    bits: bytes
+
+
+def decode_mask(data: bytes, mode: MaskMode, invert: bool = False) -> Selection:
+    """What a mask file selects; takes a while.
 
     Raises:
         PictureError: as `decode_picture`.
-        MaskError: of another size, selects nothing, or is needed and not there.
+        MaskError: selects nothing, or has no alpha where the mode asks for it.
     """
     from PIL import ImageOps
 
-    from instgenie.mask import read_mask
+    from instgenie.mask import selected_pixels
 
-    if data is None:
-        return _own_mask(picture, mode)
-    selection = _open(data, "mask")
+    image = _open(data, "mask")
     if invert:
-        selection = ImageOps.invert(selection.convert("RGB").convert("L")).convert("RGB")
+        image = ImageOps.invert(image.convert("RGB").convert("L")).convert("RGB")
         mode = "luminance"
-    return read_mask(selection, (picture.width, picture.height), mode).tobytes()
+    return Selection(image.width, image.height, selected_pixels(image, mode).tobytes())
+
+
+def _check_size(selection: Selection, picture: Pixels) -> None:
+    from instgenie.mask import check_mask_size
+
+    try:
+        check_mask_size((selection.width, selection.height), (picture.width, picture.height))
+    except MaskError as error:
+        raise _refusal(error) from error
 
 
 def _own_mask(picture: Pixels, mode: MaskMode) -> bytes:
     """The transparent pixels of a picture."""
     from PIL import Image
 
-    from instgenie.mask import read_mask
+    from instgenie.mask import selected_pixels
 
     if mode == "luminance":
         raise MaskError("mask", "is needed where mask_mode is luminance")
     if picture.mode == "RGBA":
-        size = (picture.width, picture.height)
-        image = Image.frombytes("RGBA", size, picture.data)
+        image = Image.frombytes("RGBA", (picture.width, picture.height), picture.data)
         low, high = image.getchannel("A").getextrema()
         if low != high:
-            return read_mask(image, size, "alpha").tobytes()
+            return selected_pixels(image, "alpha").tobytes()
     raise MaskError("mask", "is needed: the image has no transparent parts that could say what is edited")
 
 

@@ -174,7 +174,7 @@ def to_orders(form: EditForm, order_id: str, picture: Pixels, mask: bytes, seed:
 
     Args:
         order_id: of the only order; several get `-1`, `-2`, ... appended.
-        mask: as `PictureDecoder.mask` returns it.
+        mask: as `PictureDecoder.picture_and_mask` returns it.
         seed: of the first order, the form's own or one that the caller drew; the next ones count on from it, and 0
             follows the largest one.
     Raises:

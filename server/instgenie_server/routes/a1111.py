@@ -44,10 +44,10 @@ async def img2img(request: web.Request) -> web.Response:
     engine = engine_of(request)
     limits = request.app[SETTINGS].limits
     asked = await read_img2img(request, limits, request.app[UPLOADS])
-    decoder = request.app[DECODER]
-    picture = await decoder.picture(asked.uploads.image, "init_images")
-    mode, invert = asked.form.mask_mode, asked.invert_mask
-    mask = await decoder.mask(picture, asked.uploads.mask, mode, invert=invert)
+    files, mode = asked.uploads, asked.form.mask_mode
+    picture, mask = await request.app[DECODER].picture_and_mask(
+        files.image, files.mask, mode, invert=asked.invert_mask, param="init_images"
+    )
     seed = drawn_seed() if asked.form.seed is None else asked.form.seed
     orders = to_orders(asked.form, request[REQUEST_ID], picture, mask, seed)
     engine.edits.check_room(orders)

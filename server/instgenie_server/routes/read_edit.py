@@ -52,14 +52,8 @@ async def read_edit(request: web.Request, kind: type[EditForm]) -> ReadEdit:
     form = read_edit_form(body.fields, [model], kind)
     uploads = read_uploads(body)
     request.app[METRICS].observe_upload(len(uploads.image) + len(uploads.mask or b""))
-    picture, mask = await decode(request.app[DECODER], form, uploads)
+    picture, mask = await request.app[DECODER].picture_and_mask(uploads.image, uploads.mask, form.mask_mode)
     return ReadEdit(form, uploads, picture, mask, drawn_seed() if form.seed is None else form.seed)
-
-
-async def decode(decoder: PictureDecoder, form: EditForm, uploads: Uploads) -> tuple[Pixels, bytes]:
-    """The picture and what of it is edited."""
-    picture = await decoder.picture(uploads.image)
-    return picture, await decoder.mask(picture, uploads.mask, form.mask_mode)
 
 
 def drawn_seed() -> int:
@@ -70,6 +64,6 @@ def drawn_seed() -> int:
 async def make_order(decoder: PictureDecoder, job: Job, image: bytes, mask: bytes | None) -> EditOrder:
     """The order of a stored job: the same one each time."""
     form = from_params(job.params)
-    picture, pixels = await decode(decoder, form, Uploads(image, mask))
-    (order,) = to_orders(form, job.id, picture, pixels, job.params["seed"])
+    picture, selection = await decoder.picture_and_mask(image, mask, form.mask_mode)
+    (order,) = to_orders(form, job.id, picture, selection, job.params["seed"])
     return order

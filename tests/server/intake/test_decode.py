@@ -16,6 +16,7 @@ from PIL import Image
 from instgenie.errors import MaskError
 from instgenie.orders import Pixels
 from instgenie_server.api_error import ApiError
+from instgenie_server.intake import decode
 from instgenie_server.intake.decode import MAX_THREADS, MaskMode, PictureDecoder
 from tests.server.intake.pictures import RED, encoded, halves, noise, png, profile, raw_png
 
@@ -204,6 +205,13 @@ async def test_damaged_files_are_pictures_or_refused(decoder: PictureDecoder, da
         assert (read.status, read.param) == (400, "image")
 
 
+async def mask_of(decoder: PictureDecoder, mask: bytes, mode: MaskMode, *, invert: bool = False) -> bytes:
+    """The pixels of PICTURE that a mask file selects."""
+    picture, bits = await decoder.picture_and_mask(png(PICTURE), mask, mode, invert=invert)
+    assert picture == PIXELS
+    return bits
+
+
 def columns(mask: bytes, width: int = 40) -> list[int]:
     """The columns that are edited, of a mask whose rows are alike."""
     rows = {mask[start : start + width] for start in range(0, len(mask), width)}
@@ -231,7 +239,7 @@ ALPHA_MASK = Image.merge("RGBA", [*Image.new("RGB", (40, 30), "white").split(), 
 async def test_masks_select_pixels(
     decoder: PictureDecoder, mask: Image.Image, mode: MaskMode, edited: list[int]
 ) -> None:
-    bits = await decoder.mask(PIXELS, png(mask), mode)
+    bits = await mask_of(decoder, png(mask), mode)
     assert len(bits) == 40 * 30
     assert columns(bits) == edited
 
@@ -239,19 +247,20 @@ async def test_masks_select_pixels(
 @pytest.mark.parametrize("grey", [0, 100, 127, 128, 200, 255])
 async def test_an_inverted_mask_selects_the_other_pixels(decoder: PictureDecoder, grey: int) -> None:
     mask = png(halves(40, 30, grey, 0 if grey > 127 else 255))
-    plain = await decoder.mask(PIXELS, mask, "luminance")
-    inverted = await decoder.mask(PIXELS, mask, "luminance", invert=True)
+    plain = await mask_of(decoder, mask, "luminance")
+    inverted = await mask_of(decoder, mask, "luminance", invert=True)
     assert all(a + b == 1 for a, b in zip(plain, inverted, strict=True))
 
 
 async def test_an_inverted_black_mask_edits_everything(decoder: PictureDecoder) -> None:
-    assert columns(await decoder.mask(PIXELS, png(Image.new("L", (40, 30))), "luminance", invert=True)) == LEFT + RIGHT
+    assert columns(await mask_of(decoder, png(Image.new("L", (40, 30))), "luminance", invert=True)) == LEFT + RIGHT
 
 
 async def test_without_a_mask_transparent_pixels_are_edited(decoder: PictureDecoder) -> None:
-    picture = await decoder.picture(png(ALPHA_MASK))
-    assert columns(await decoder.mask(picture, None)) == LEFT
-    assert columns(await decoder.mask(picture, None, "alpha")) == LEFT
+    for mode in ("auto", "alpha"):
+        picture, mask = await decoder.picture_and_mask(png(ALPHA_MASK), None, mode)
+        assert as_image(picture).tobytes() == ALPHA_MASK.tobytes()
+        assert columns(mask) == LEFT
 
 
 @pytest.mark.parametrize(
@@ -260,9 +269,8 @@ async def test_without_a_mask_transparent_pixels_are_edited(decoder: PictureDeco
 async def test_a_mask_is_needed_where_the_picture_has_none(
     decoder: PictureDecoder, picture: Image.Image, mode: MaskMode
 ) -> None:
-    pixels = await decoder.picture(png(picture))
     with pytest.raises(ApiError, match="mask: is needed") as caught:
-        await decoder.mask(pixels, None, mode)
+        await decoder.picture_and_mask(png(picture), None, mode)
     assert (caught.value.status, caught.value.param) == (400, "mask")
 
 
@@ -280,8 +288,29 @@ async def test_masks_that_cannot_be_used_are_refused(
     decoder: PictureDecoder, mask: bytes, mode: MaskMode, why: str
 ) -> None:
     with pytest.raises(ApiError, match=why) as caught:
-        await decoder.mask(PIXELS, mask, mode)
+        await mask_of(decoder, mask, mode)
     assert (caught.value.status, caught.value.param) == (400, "mask")
+
+
+async def test_of_two_bad_files_the_picture_is_told(decoder: PictureDecoder) -> None:
+    with pytest.raises(ApiError) as caught:
+        await decoder.picture_and_mask(b"no picture", b"no picture", param="init_images")
+    assert caught.value.param == "init_images"
+
+
+async def test_picture_and_mask_are_decoded_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, both = PictureDecoder(30, threads=2), threading.Barrier(2)
+    opened = decode._open
+
+    def open_together(data: bytes, param: str) -> Image.Image:
+        both.wait(30)
+        return opened(data, param)
+
+    monkeypatch.setattr(decode, "_open", open_together)
+    picture, mask = await decoder.picture_and_mask(png(PICTURE), png(halves(40, 30, 255, 0)))
+    assert picture == PIXELS
+    assert columns(mask) == LEFT
+    decoder.close()
 
 
 async def test_work_is_done_in_threads_of_its_own(decoder: PictureDecoder) -> None:

@@ -168,7 +168,7 @@ async def test_all_results_of_a_request_count_as_waiting(tmp_path: Path) -> None
         second.succeed()
         assert len((await running)["data"]) == 3
         await site.ask("DELETE", f"/v1/edits/{job['id']}")
-        assert site.engine.edits.waiting_seconds() == 0
+        await until(lambda: site.engine.edits.waiting_seconds() == 0)
 
 
 async def test_an_edit_that_exceeds_the_limit_alone_runs_when_nothing_waits(tmp_path: Path) -> None:
