@@ -174,6 +174,7 @@ class Editor:
         steps = model.settings.steps if request.steps is None else request.steps
         guidance = self._scale(request) if model.distilled else None
         settings: dict[str, str | int | float | bool | None] = {
+            "namespace": request.namespace,
             "revision": model.revision,
             "dtype": dtype_name(model.forward.dtype),
             "rows": grid[0],

@@ -2,7 +2,8 @@
 
 InstGenIEError
  +- InvalidInputError      the caller's input is at fault; `parameter` names it
- |   +- PictureError       not a picture, too small or too large
+ |   +- PictureError       not a picture, too small or too long
+ |   |   +- TooManyPixelsError
  |   +- MaskError          empty, or of another size than the picture
  |   +- ParameterError     a number or a choice outside its limits
  +- TemplateNotCachedError  records were required and are not there
@@ -28,6 +29,10 @@ class InvalidInputError(InstGenIEError):
 
 class PictureError(InvalidInputError):
     """A picture that cannot be edited."""
+
+
+class TooManyPixelsError(PictureError):
+    """A picture that is larger than pictures may be."""
 
 
 class MaskError(InvalidInputError):

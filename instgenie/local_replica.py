@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import io
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -24,6 +23,7 @@ from instgenie.mask import bounding_box
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
+    HeldTemplate,
     ModelCard,
     Output,
     PhaseTimings,
@@ -35,13 +35,15 @@ from instgenie.orders import (
 from instgenie.records import dtype_name
 from instgenie.request import EditRequest, EditTimings
 from instgenie.running_edit import RunningEdit
-from instgenie.warm_request import WarmRequest
+from instgenie.warm_request import WarmedWindow, WarmRequest
 from instgenie.window import choose_window
+from instgenie.work_queue import WorkQueue
 from instgenie_cache import TemplateLease
 
 log = logging.getLogger(__name__)
 
 _WARM_UP_STEPS = 2
+_MORE = object()
 
 
 class _GoneError(Exception):
@@ -50,9 +52,13 @@ class _GoneError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Something for the runner thread to do: `work` is called there, its result goes to `future` on the loop."""
+    """Something for the runner thread to do: `work` is called there, its result goes to `future` on the loop.
+
+    Work that returns `_MORE` is called again, when what waited by then has had its turn.
+    """
 
     work: Callable[[_Job], Any]
+    priority: int
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     submitted: float = field(default_factory=time.perf_counter)
@@ -104,9 +110,12 @@ class LocalReplica:
             patch=checkpoint.codec.patch,
         )
         self._cost = EditCost()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: WorkQueue[_Job] = WorkQueue()
+        self._arrived = threading.Condition()  # guards the queue and `_is_stopping`
+        self._is_stopping = False
         self._waiting: set[_Job] = set()
         self._pinned: dict[str, TemplateLease] = {}
+        self._hits: dict[str, int] = {}  # of templates that were warmed
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._thread.start()
@@ -168,12 +177,32 @@ class LocalReplica:
 
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         """See `Replica`."""
-        outcome: EditOutcome = await self._submit(lambda job: self._edit(job, order, report))
+        outcome: EditOutcome
+        outcome, key = await self._submit(lambda job: self._edit(job, order, report), order.priority)
+        if outcome.timings.cache == "hit" and key in self._hits:
+            self._hits[key] += 1
         return outcome
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
         """See `Replica`."""
-        await self._submit(lambda job: self._warm(job, order, report))
+        windows: Iterator[WarmedWindow] | None = None
+
+        def told(window: WarmReport) -> None:
+            if window.outcome != "refused":
+                self._hits.setdefault(window.key, 0)
+            report(window)
+
+        def warm_next(job: _Job) -> object:
+            nonlocal windows
+            if windows is None:
+                windows = self._editor.warm(to_warm_request(order), job.check)
+            w = next(windows, None)
+            if w is None:
+                return None
+            job.tell(told, WarmReport(w.number, w.windows, w.window.box, w.key, w.num_bytes, w.outcome))
+            return None if w.number == w.windows else _MORE
+
+        await self._submit(warm_next)
 
     def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`."""
@@ -197,6 +226,12 @@ class LocalReplica:
         self.unpin(keys)
         for key in keys:
             self._editor.store.delete(key)
+            self._hits.pop(key, None)
+
+    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        """See `Replica`."""
+        store = self._editor.store
+        return {key: HeldTemplate(store.num_bytes(key), self._hits.get(key, 0)) for key in set(keys)}
 
     async def close(self) -> None:
         """See `Replica`."""
@@ -206,29 +241,40 @@ class LocalReplica:
             job.cancelled.set()
             if not job.future.done():
                 job.future.set_exception(ReplicaError("the replica was closed"))
-        self._jobs.put(None)
+        with self._arrived:
+            self._is_stopping = True
+            self._arrived.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def _submit(self, work: Callable[[_Job], Any]) -> Any:
+    async def _submit(self, work: Callable[[_Job], Any], priority: int = 0) -> Any:
         if self._is_closed:
             raise ReplicaError("the replica was closed")
         loop = asyncio.get_running_loop()
-        job = _Job(work, loop, loop.create_future())
+        job = _Job(work, priority, loop, loop.create_future())
         self._waiting.add(job)
-        self._jobs.put(job)
+        self._put(job)
         try:
             return await job.future
         finally:
             job.cancelled.set()
             self._waiting.discard(job)
 
+    def _put(self, job: _Job) -> None:
+        with self._arrived:
+            self._queue.put(job, time.monotonic(), job.priority)
+            self._arrived.notify()
+
     # Everything below runs in the runner thread.
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._take()) is not None:
             try:
                 job.check()
-                job.settle(job.work(job), None)
+                result = job.work(job)
+                if result is _MORE:
+                    self._put(job)
+                else:
+                    job.settle(result, None)
             except _GoneError:
                 pass
             except InstGenIEError as error:
@@ -237,7 +283,14 @@ class LocalReplica:
                 log.exception("an edit failed")
                 job.settle(None, ReplicaError(f"the edit failed: {type(error).__name__}: {error}"))
 
-    def _edit(self, job: _Job, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
+    def _take(self) -> _Job | None:
+        """The next job; None where the replica is closed. Jobs whose callers have gone go with it."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._is_stopping or len(self._queue) > 0)
+            return None if self._is_stopping else self._queue.take()
+
+    def _edit(self, job: _Job, order: EditOrder, report: Callable[[StepReport], None]) -> tuple[EditOutcome, str]:
+        """The outcome, and the key of the edit's template."""
         started = time.perf_counter()
         request = to_request(order)
         with self._editor.start(request, job.check) as running:
@@ -253,21 +306,8 @@ class LocalReplica:
             result = running.finish()
         self._learn(running, time.perf_counter() - started)
         image, (width, height) = encode_picture(result.picture, order.output), order.output.size or result.picture.size
-        return EditOutcome(image, width, height, _timings(result.timings, 1000 * (started - job.submitted)))
-
-    def _warm(self, job: _Job, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
-        request = WarmRequest(
-            picture=to_picture(order.picture),
-            boxes=order.boxes,
-            max_windows=order.max_windows,
-            steps=order.steps,
-            guidance=order.guidance,
-            template_prompt=order.template_prompt,
-            template_seed=order.template_seed,
-        )
-        for w in self._editor.warm(request, job.check):
-            job.tell(report, WarmReport(w.number, w.windows, w.window.box, w.key, w.num_bytes, w.outcome))
-            job.check()
+        timings = _timings(result.timings, 1000 * (started - job.submitted))
+        return EditOutcome(image, width, height, timings), running.template_key
 
     def _learn(self, running: RunningEdit, seconds: float) -> None:
         timings = running.timings
@@ -329,6 +369,25 @@ def to_request(order: EditOrder) -> EditRequest:
         cached=order.cache != "off",
         must_hit=order.cache == "only",
         crop=order.crop,
+        namespace=order.namespace,
+    )
+
+
+def to_warm_request(order: WarmOrder) -> WarmRequest:
+    """The order in the engine's terms.
+
+    Raises:
+        InvalidInputError: a value outside its limits.
+    """
+    return WarmRequest(
+        picture=to_picture(order.picture),
+        boxes=order.boxes,
+        max_windows=order.max_windows,
+        steps=order.steps,
+        guidance=order.guidance,
+        template_prompt=order.template_prompt,
+        template_seed=order.template_seed,
+        namespace=order.namespace,
     )
 
 

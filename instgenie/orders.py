@@ -45,6 +45,8 @@ class EditOrder:
             compute every token.
         crop: whether a picture larger than the model's canvas is edited in a window round the mask.
         previews: how many pictures on the way are reported.
+        priority: of edits that wait, larger goes first; see `instgenie.work_queue`.
+        namespace: the tenant: its records serve nobody else.
     """
 
     id: str
@@ -63,6 +65,8 @@ class EditOrder:
     crop: bool = True
     previews: int = 0
     output: Output = Output()
+    priority: int = 0
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class WarmOrder:
     guidance: float | None = None
     template_prompt: str = ""
     template_seed: int = 0
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,19 @@ class WarmReport:
     key: str
     num_bytes: int
     outcome: Literal["hit", "cold", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTemplate:
+    """What a replica has of a template.
+
+    Attributes:
+        num_bytes: of its records; None where the cache does not hold all of them.
+        hits: edits that were served from its records, counted from when it was warmed; 0 where it never was.
+    """
+
+    num_bytes: int | None
+    hits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +186,7 @@ class Replica(Protocol):
         ...
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
-        """Record templates; `report` is called on the loop after each window."""
+        """Record templates; `report` is called on the loop after each window, and waiting edits go between two."""
         ...
 
     def pin(self, keys: Iterable[str]) -> int:
@@ -181,6 +199,10 @@ class Replica(Protocol):
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop the records of templates, pinned ones too; edits that use them go on."""
+        ...
+
+    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        """What is there of each of these templates, by key. Asking is cheap, and no use of them."""
         ...
 
     async def close(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from instgenie.errors import PictureError
+from instgenie.errors import PictureError, TooManyPixelsError
 
 MIN_SIDE_PIXELS = 16
 MAX_PIXELS = 64_000_000
@@ -31,7 +32,9 @@ _TURNS = {  # by EXIF orientation
 }
 
 
-def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
+def open_picture(
+    source: bytes | Path, parameter: str, admit: Callable[[int, int], None] = lambda _width, _height: None
+) -> Image.Image:
     """Read a PNG, JPEG or WebP.
 
     The format is known by the content; EXIF orientation is applied; of an animation the first frame is taken.
@@ -39,23 +42,26 @@ def open_picture(source: bytes | Path, parameter: str) -> Image.Image:
     Args:
         source: the file's bytes or its path.
         parameter: name of the input, for error messages.
+        admit: called with width and height before the pixels are decoded; what it raises ends the reading.
     Returns:
         An RGB or RGBA picture, decoded.
     Raises:
-        PictureError: not such a file, cut short, or of a size outside the limits.
+        TooManyPixelsError: more than `MAX_PIXELS`.
+        PictureError: not such a file, cut short, or of a size outside the other limits.
     """
-    name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+    name = f"{source}: " if isinstance(source, Path) else ""
     try:
         with _open(source) as picture:
             _check_size(picture.width, picture.height, parameter)
+            admit(picture.width, picture.height)
             picture.load()
             return _to_rgb(_upright(picture))
     except UnidentifiedImageError as error:
-        raise PictureError(parameter, f"{name}: not a PNG, JPEG or WebP picture") from error
+        raise PictureError(parameter, f"{name}not a PNG, JPEG or WebP picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher limits
-        raise PictureError(parameter, f"{name}: more than {MAX_PIXELS:,} pixels") from error
+        raise TooManyPixelsError(parameter, f"{name}more than {MAX_PIXELS:,} pixels") from error
     except _BROKEN as error:
-        raise PictureError(parameter, f"{name}: cannot be read: {error}") from error
+        raise PictureError(parameter, f"{name}cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _open(source: bytes | Path) -> Image.Image:
@@ -90,7 +96,7 @@ def _without_metadata(jpeg: bytes) -> bytes:
 def _check_size(width: int, height: int, parameter: str) -> None:
     size = f"{width}x{height} pixels"
     if width * height > MAX_PIXELS:
-        raise PictureError(parameter, f"{size} are more than {MAX_PIXELS:,}")
+        raise TooManyPixelsError(parameter, f"{size} are more than {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE_PIXELS:
         raise PictureError(parameter, f"{size}: a side is shorter than {MIN_SIDE_PIXELS}")
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -36,6 +36,7 @@ class EditRequest:
         cached: compute masked tokens with the template's records; False computes all tokens (dense).
         must_hit: fail where the template's records are not there, instead of making them.
         crop: edit a picture that is larger than the model's canvas in a window round the mask.
+        namespace: whose template it is: records are shared within a namespace alone.
 
     Raises:
         PictureError: a picture that is neither RGB nor RGBA.
@@ -57,6 +58,7 @@ class EditRequest:
     cached: bool = True
     must_hit: bool = False
     crop: bool = True
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         check_picture(self.picture)
@@ -68,6 +70,7 @@ class EditRequest:
         if not self.mask.any():
             raise MaskError("mask", "is empty: it selects no pixel")
         check_text("prompt", self.prompt)
+        check_text("namespace", self.namespace)
         check_template(self.steps, self.guidance, self.template_seed, self.template_prompt)
         if not 0 < self.strength <= 1:
             raise ParameterError("strength", f"{self.strength} is not in 0 < strength <= 1")

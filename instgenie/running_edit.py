@@ -65,6 +65,11 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         return len(self._state.guidance.prompts)
 
     @property
+    def template_key(self) -> str:
+        """Key of the template whose records serve the edit."""
+        return self._template.key
+
+    @property
     def done(self) -> bool:
         """Whether every step has been taken."""
         return self._state.done

@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from instgenie.parameter_checks import MAX_WINDOWS, check_box, check_picture, check_template, check_whole
+from instgenie.parameter_checks import MAX_WINDOWS, check_box, check_picture, check_template, check_text, check_whole
 from instgenie.window import Box, Window
 
 
@@ -20,6 +20,7 @@ class WarmRequest:
         boxes: what will be edited (left, top, right, bottom, in pixels): the windows of edits whose masks have these
             bounding boxes are recorded. None is every window, the largest first, up to `max_windows`.
         steps, guidance: None takes the model's own. Guidance counts only for models that have it distilled.
+        namespace: whose templates they are, as of `EditRequest`.
 
     Raises:
         PictureError, ParameterError: as of `EditRequest`.
@@ -32,6 +33,7 @@ class WarmRequest:
     guidance: float | None = None
     template_seed: int = 0
     template_prompt: str = ""
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         check_picture(self.picture)
@@ -39,6 +41,7 @@ class WarmRequest:
             check_box(box, *self.picture.size)
         check_whole("max_windows", self.max_windows, 1, MAX_WINDOWS)
         check_template(self.steps, self.guidance, self.template_seed, self.template_prompt)
+        check_text("namespace", self.namespace)
 
 
 WarmOutcome = Literal["hit", "cold", "refused"]

@@ -7,7 +7,7 @@ A line of a manifest is `{"image": "photo.png"}`, its path relative to the manif
 
 The state file has a line for each picture that was recorded, under a digest of its content and settings: a picture that
 was moved is not done again, one that was changed is. Records live in the server's memory: what it has no more, as after
-a restart, is recorded anew. The exit code is 1 if some pictures could not be used.
+a restart or where they were evicted, is recorded anew. The exit code is 1 if some pictures could not be used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from instgenie.errors import InvalidInputError
 from instgenie_cache import content_digest
@@ -40,7 +42,26 @@ EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
 class ManifestError(Exception):
-    """A source that cannot be read; the message names the line."""
+    """A source that cannot be read; the message names the line and the field."""
+
+
+class ManifestLine(BaseModel):
+    """One picture of a manifest. Limits of the values are the server's to tell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    max_windows: int | None = None
+    steps: int | None = None
+    guidance: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    template_prompt: str = ""
+    template_seed: int = 0
+    pin: bool = False
+
+    def item(self, folder: Path) -> WarmItem:
+        """The picture and its settings; a relative path is that from `folder`."""
+        return WarmItem(folder / self.image, TemplateSettings(**self.model_dump(exclude={"image"})))
 
 
 def find_items(source: Path) -> list[WarmItem]:
@@ -63,22 +84,11 @@ def find_items(source: Path) -> list[WarmItem]:
 
 def _item(folder: Path, line: str, where: str) -> WarmItem:
     try:
-        given = json.loads(line)
-        image = given.pop("image")
-        boxes = tuple(_box(box, where) for box in given.pop("boxes", ()))
-        unknown = given.keys() - {field.name for field in fields(TemplateSettings)}
-        if unknown:
-            raise ManifestError(f"{where}: unknown: {', '.join(sorted(unknown))}")
-        return WarmItem(folder / image, TemplateSettings(boxes=boxes, **given))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ManifestError(f'{where}: is not an object with "image": {error}') from error
-
-
-def _box(given: Any, where: str) -> tuple[int, int, int, int]:
-    if len(given) != 4:
-        raise ManifestError(f"{where}: a box has four numbers")
-    left, top, right, bottom = map(int, given)
-    return left, top, right, bottom
+        return ManifestLine.model_validate_json(line).item(folder)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ManifestError(": ".join(filter(None, (where, place, first["msg"])))) from error
 
 
 class State:
@@ -117,12 +127,8 @@ def _ends_a_line(descriptor: int, size: int) -> bool:
     return os.pread(descriptor, 1, size - 1) == b"\n"
 
 
-def item_digest(item: WarmItem) -> str | None:
-    """Digest of a picture's content and settings; None where it cannot be read."""
-    try:
-        image = item.path.read_bytes()
-    except OSError:
-        return None
+def item_digest(item: WarmItem, image: bytes) -> str:
+    """Digest of a picture's content and settings."""
     return content_digest(image, json.dumps(asdict(item.settings), sort_keys=True).encode())
 
 
@@ -132,28 +138,23 @@ async def prewarm(server: Connection, items: list[WarmItem], state: State, shown
     digests: dict[WarmItem, str] = {}
     failed = skipped = 0
 
-    def waiting() -> Iterator[WarmItem]:
-        nonlocal skipped
-        for item in items:
-            digest = item_digest(item)
-            if digest is not None:
-                if state.template_id(server.url, digest) in there:
-                    skipped += 1
-                    shown.finish(item)
-                    continue
-                digests[item] = digest
-            yield item
+    def is_wanted(item: WarmItem, image: bytes) -> bool:
+        digests[item] = item_digest(item, image)
+        return state.template_id(server.url, digests[item]) not in there
 
     def done(warmed: Warmed) -> None:
-        nonlocal failed
+        nonlocal failed, skipped
         shown.finish(warmed.item)
+        if warmed.template is None and warmed.error is None:
+            skipped += 1
+            return
         tell(warmed, as_json=False)
         if warmed.template is None:
             failed += 1
         else:
             state.add(server.url, digests[warmed.item], warmed)
 
-    await warm_all(server, waiting(), done, shown.report)
+    await warm_all(server, items, done, shown.report, is_wanted)
     if skipped:
         print(f"{skipped} of {len(items)} pictures were warm already", file=sys.stderr)
     return failed

@@ -22,8 +22,8 @@ def template_key(image: bytes | memoryview, settings: Mapping[str, str | int | f
 
     Args:
         image: the pixels that the model sees.
-        settings: model id and revision, dtype, resolution, scheduler and steps, seed, template prompt, adapters,
-            codec version ... The order of the entries does not matter, the types of the values do.
+        settings: namespace, model id and revision, dtype, resolution, scheduler and steps, seed, template prompt,
+            adapters, codec version ... The order of the entries does not matter, the types of the values do.
     Returns:
         32 hex digits (xxh3-128).
     """

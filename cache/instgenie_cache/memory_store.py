@@ -73,6 +73,12 @@ class MemoryStore:
         with self._lock:
             return template in self._committed
 
+    def num_bytes(self, template: str) -> int | None:
+        """See `RecordStore`."""
+        with self._lock:
+            held = self._committed.get(template)
+            return None if held is None else held.num_bytes
+
     def delete(self, template: str) -> None:
         """See `RecordStore`."""
         with self._lock:

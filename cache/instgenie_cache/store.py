@@ -120,6 +120,10 @@ class RecordStore(Protocol):
         """Whether the template is committed here. Asking is no use of it."""
         ...
 
+    def num_bytes(self, template: str) -> int | None:
+        """Bytes of a template's payload, or None where it is unknown or not committed. Asking is no use of it."""
+        ...
+
     def delete(self, template: str) -> None:
         """Drop a template; those who hold a lease read on. What writers have open of it will not become visible.
 

@@ -30,7 +30,16 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from instgenie.orders import EditOrder, EditOutcome, ModelCard, PhaseTimings, StepReport, WarmOrder, WarmReport
+from instgenie.orders import (
+    EditOrder,
+    EditOutcome,
+    HeldTemplate,
+    ModelCard,
+    PhaseTimings,
+    StepReport,
+    WarmOrder,
+    WarmReport,
+)
 
 SIDE = 512
 WARM_UP = 20
@@ -86,6 +95,9 @@ class InstantReplica:
     def unpin(self, keys: Iterable[str]) -> None: ...
 
     def forget(self, keys: Iterable[str]) -> None: ...
+
+    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        return dict.fromkeys(keys, HeldTemplate(None, 0))
 
     async def close(self) -> None: ...
 

@@ -12,7 +12,9 @@ from aiohttp import web
 from instgenie.orders import Replica
 from instgenie_server import middleware
 from instgenie_server.access.auth import make_authenticator
+from instgenie_server.access.pixel_budget import PixelBudget
 from instgenie_server.access.rate_limit import RateLimiter
+from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.app_keys import AUTHENTICATOR, IN_FLIGHT, METRICS, RATE_LIMITER, SETTINGS
 from instgenie_server.edit_service import EditService
 from instgenie_server.engine_slot import Engine, EngineSlot
@@ -22,7 +24,7 @@ from instgenie_server.jobs import open_jobs
 from instgenie_server.metrics import Metrics
 from instgenie_server.observed_replica import ObservedReplica
 from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
-from instgenie_server.routes.keys import DECODER, ENGINE, UPLOADS
+from instgenie_server.routes.keys import DECODER, ENGINE, PIXELS, UPLOADS
 from instgenie_server.routes.read_edit import make_order
 from instgenie_server.settings import Settings
 from instgenie_server.template_registry import TemplateRegistry
@@ -61,7 +63,8 @@ async def _access(app: web.Application) -> AsyncIterator[None]:
 
 async def _intake(app: web.Application) -> AsyncIterator[None]:
     limits = app[SETTINGS].limits
-    app[UPLOADS] = asyncio.Semaphore(limits.uploads)
+    app[UPLOADS] = UploadPermits(limits.uploads)
+    app[PIXELS] = PixelBudget(limits.pixel_bytes)
     app[DECODER] = PictureDecoder(limits.decode_seconds)
     yield
     app[DECODER].close()

@@ -18,13 +18,18 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
 BYTES = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-EditFailure = Literal["failed", "cancelled", "expired"]
+EditFailure = Literal["failed", "cancelled", "invalid"]
 
 
 class Metrics:
-    """Counters and histograms of one server, in a registry of their own."""
+    """Counters and histograms of one server, in a registry of their own.
+
+    Attributes:
+        edits_done: how many edits were made.
+    """
 
     def __init__(self) -> None:
+        self.edits_done = 0
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Gauge("instgenie_start_time_seconds", "When the server started, since 1970.", registry=registry).set(
@@ -56,7 +61,7 @@ class Metrics:
         self._jobs = Gauge("instgenie_jobs", "Asynchronous edits that are stored.", ["state"], registry=registry)
         self._edits = Counter(
             "instgenie_edits",
-            "Edits that ended; cache is none where none was made.",
+            "Edits that ended; cache is none where none was made, invalid is the client's fault.",
             ["outcome", "cache"],
             registry=registry,
         )
@@ -64,7 +69,7 @@ class Metrics:
             "instgenie_phase_seconds", "Time of edits by phase.", ["phase"], buckets=SECONDS, registry=registry
         )
         self._step_seconds = Histogram(
-            "instgenie_step_seconds", "Mean time of an edit's steps.", buckets=SECONDS, registry=registry
+            "instgenie_step_seconds", "Time between two steps of an edit.", buckets=SECONDS, registry=registry
         )
         self._active_share = Histogram(
             "instgenie_tokens_active_share",
@@ -103,8 +108,13 @@ class Metrics:
         for state in JobState:
             self._jobs.labels(state.value).set(counts.get(state.value, 0))
 
+    def observe_step(self, seconds: float) -> None:
+        """An edit has made a step, so long after the one before."""
+        self._step_seconds.observe(seconds)
+
     def observe_edit(self, timings: PhaseTimings) -> None:
         """An edit was made."""
+        self.edits_done += 1
         self._edits.labels("done", timings.cache).inc()
         phases = {
             "queue": timings.queue_ms,
@@ -115,8 +125,6 @@ class Metrics:
         }
         for phase, milliseconds in phases.items():
             self._phase_seconds.labels(phase).observe(milliseconds / 1000)
-        if timings.steps:
-            self._step_seconds.observe(timings.denoise_ms / 1000 / timings.steps)
         if timings.tokens_total:
             self._active_share.observe(timings.tokens_active / timings.tokens_total)
 

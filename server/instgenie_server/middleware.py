@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import socket
 import time
 
 import structlog
@@ -18,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from instgenie.errors import InvalidInputError
 from instgenie_server.access.auth import Caller
-from instgenie_server.access.remote import network_of
+from instgenie_server.access.remote import counted_as
 from instgenie_server.api_error import ApiError, invalid, unavailable
 from instgenie_server.app_keys import (
     AUTHENTICATOR,
@@ -28,6 +29,7 @@ from instgenie_server.app_keys import (
     METRICS,
     RATE_LIMITER,
     REQUEST_ID,
+    SETTINGS,
     STARTED,
 )
 from instgenie_server.logs import CLIENT_LEFT, UNMATCHED, log_request, route_of
@@ -164,7 +166,7 @@ async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     identity = await authenticator.identify(caller)
     request[IDENTITY] = identity
-    request.config_dict[RATE_LIMITER].check(identity.key_id or f"remote {network_of(caller.remote)}")
+    request.config_dict[RATE_LIMITER].check(counted_as(identity.key_id, caller.remote))
     # Not only for the handler: what is logged of its failure further out names the tenant too. Each request is a task,
     # so that this ends with it.
     structlog.contextvars.bind_contextvars(tenant=identity.tenant)
@@ -173,8 +175,17 @@ async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _before_headers(request: web.Request, response: web.StreamResponse) -> None:
     request[STARTED] = response
+    _limit_unread(request)
     if REQUEST_ID in request:
         response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+
+
+def _limit_unread(request: web.Request) -> None:
+    """Have the system drop the connection, and what is buffered for it, where its client stops reading."""
+    connection = None if request.transport is None else request.transport.get_extra_info("socket")
+    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        milliseconds = round(1000 * request.config_dict[SETTINGS].limits.unread_seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, milliseconds))
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
-from instgenie.orders import EditOrder, EditOutcome, ModelCard, Replica, StepReport, WarmOrder, WarmReport
+from instgenie.errors import InvalidInputError, TemplateNotCachedError
+from instgenie.orders import (
+    EditOrder,
+    EditOutcome,
+    HeldTemplate,
+    ModelCard,
+    Replica,
+    StepReport,
+    WarmOrder,
+    WarmReport,
+)
 from instgenie_server.metrics import Metrics
 
 
@@ -26,10 +37,23 @@ class ObservedReplica:
 
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         """See `Replica`."""
+        last: float | None = None
+
+        def observe(step: StepReport) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if last is not None:
+                self._metrics.observe_step(now - last)
+            last = now
+            report(step)
+
         try:
-            outcome = await self._replica.edit(order, report)
+            outcome = await self._replica.edit(order, observe)
         except asyncio.CancelledError:
             self._metrics.count_edit_failure("cancelled")
+            raise
+        except (InvalidInputError, TemplateNotCachedError):
+            self._metrics.count_edit_failure("invalid")
             raise
         except Exception:
             self._metrics.count_edit_failure("failed")
@@ -52,6 +76,10 @@ class ObservedReplica:
     def forget(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
         self._replica.forget(keys)
+
+    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        """See `Replica`."""
+        return self._replica.held(keys)
 
     async def close(self) -> None:
         """See `Replica`."""

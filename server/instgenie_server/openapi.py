@@ -73,14 +73,15 @@ OPERATIONS = (
     ),
     Operation("get", "/v1/edits/{id}/image", "The result", {200: _PICTURE}, (404,)),
     Operation(
-        "post", "/v1/templates", "Record a picture before it is edited", {202: schemas.TemplateReply}, (400, 408, 413),
+        "post", "/v1/templates", "Record a picture before it is edited; 200 where it is warm already",
+        {202: schemas.TemplateReply, 200: schemas.TemplateReply}, (400, 408, 413),
         form=TemplateForm, files={"image": True},
     ),
     Operation("get", "/v1/templates", "Templates, newest first", {200: schemas.TemplateList}),
     Operation("get", "/v1/templates/{id}", "One template", {200: schemas.TemplateReply}, (404,)),
     Operation("delete", "/v1/templates/{id}", "Drop a template's records", {204: None}, (404,)),
     Operation(
-        "post", "/v1/templates/{id}/pin", "Keep a template's records", {200: schemas.TemplateReply}, (404,)
+        "post", "/v1/templates/{id}/pin", "Keep a template's records", {200: schemas.TemplateReply}, (404, 409)
     ),
     Operation(
         "delete", "/v1/templates/{id}/pin", "Let a template's records be evicted", {200: schemas.TemplateReply}, (404,)
@@ -188,10 +189,10 @@ _ERRORS = {
     403: "not for this caller",
     404: "not there",
     408: "the upload took too long",
-    409: "somebody cancelled the edit",
+    409: "somebody cancelled the edit, or the template's picture was not kept and has to be uploaded again",
     413: "too large",
     422: "the idempotency key belongs to another request",
-    429: "too much waits, or too many requests; `retry-after` says when to come back",
+    429: "too much waits, too many requests, or too many templates; `retry-after` says when to come back, if at all",
     500: "the server failed",
     503: "starting, stopping, or out of storage",
     504: "the deadline passed",

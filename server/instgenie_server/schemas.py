@@ -101,14 +101,18 @@ class TemplateReply(_Reply):
 
     id: str
     object: Literal["template"] = "template"
-    status: Literal["queued", "warming", "warm", "failed"]
+    status: Literal["queued", "warming", "warm", "evicted", "failed"] = Field(
+        description="evicted: it was warm, and records of it are gone; uploaded again, or pinned, it is recorded again"
+    )
     created_at: float
     width: int
     height: int
     windows: int | None = Field(default=None, description="parts of the picture that are recorded, once known")
-    windows_done: int = 0
-    num_bytes: int = Field(default=0, description="of the records")
-    pinned: bool = False
+    windows_done: int = Field(default=0, description="of which the records are there")
+    num_bytes: int = Field(default=0, description="of the records that are there")
+    tiers: dict[str, int] = Field(default={}, description="bytes of the records by where they are")
+    hits: int = Field(default=0, description="edits that were served from the records, since it was warmed")
+    pinned: bool = Field(default=False, description="its records are not evicted; while it is warmed: will not be")
     error: ErrorFields | None = None
 
 

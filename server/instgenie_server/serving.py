@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,6 +17,8 @@ from aiohttp import web
 from instgenie_server.access.exposure import check_exposure
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.app import OpenReplica, make_app
+from instgenie_server.app_keys import IN_FLIGHT, METRICS
+from instgenie_server.heap import keep_freed_memory
 from instgenie_server.jobs import JobStoreError, PictureFileError
 from instgenie_server.logs import AccessLogger
 from instgenie_server.operator_error import OperatorError
@@ -22,6 +28,21 @@ from instgenie_server.settings import Settings
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 SHUTDOWN_SECONDS = 15.0
+# From the connection, or its last reply, until the head of the next request is complete: aiohttp's timer is not put
+# off by a part of a head. More than the 60 of common proxies, which must not find a connection closed that they reuse.
+KEEPALIVE_SECONDS = 75.0
+
+
+WATCH_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a server does: requests being answered, predicted work that waits or runs, and edits done so far."""
+
+    in_flight: int
+    waiting_seconds: float
+    edits_done: int
 
 
 class AddressError(OperatorError):
@@ -32,11 +53,19 @@ class DataFolderError(OperatorError):
     """The data folder is another server's, or cannot be read and written."""
 
 
-async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings,
+    open_replica: OpenReplica,
+    on_ready: Callable[[str], None],
+    watch: Callable[[Activity], None] | None = None,
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
+) -> None:
     """Serve until SIGINT or SIGTERM, then let what runs come to its end.
 
     Args:
         on_ready: called with the server's URL once edits are taken.
+        watch: called from then on, every `WATCH_SECONDS`.
+        keepalive_seconds: longest that a connection may be without a complete request or its reply.
     Raises:
         CheckpointError: the model cannot be loaded.
         ExposureError: the server would be open to the network without keys.
@@ -44,6 +73,7 @@ async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callabl
         DataFolderError: another server works on the data folder, or it cannot be written.
     """
     check_exposure(settings, KeyFile(settings.data_dir).read())
+    keep_freed_memory()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -53,16 +83,15 @@ async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callabl
     runner = web.AppRunner(
         app,
         access_log_class=AccessLogger,
+        keepalive_timeout=keepalive_seconds,
         handler_cancellation=True,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
+    listening = await _listen(settings.host, settings.port)  # before the model is loaded, which takes a while
     try:
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise AddressError(f"cannot listen at {settings.host}:{settings.port}: {error.strerror}") from error
+        for listener in listening:
+            await web.SockSite(runner, listener).start()
         try:
             await _first(app[ENGINE].opened(), stopped.wait())
         except (JobStoreError, PictureFileError) as error:
@@ -70,10 +99,45 @@ async def serve(settings: Settings, open_replica: OpenReplica, on_ready: Callabl
         if not stopped.is_set():
             host, port = runner.addresses[0][:2]
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        if watch is not None:
+            await _until(stopped, lambda: watch(activity_of(app)))
         await stopped.wait()
         log.info("stopping")
     finally:
         await runner.cleanup()
+        for listener in listening:
+            listener.close()
+
+
+def activity_of(app: web.Application) -> Activity:
+    """What the server does just now."""
+    engine = app[ENGINE].engine
+    return Activity(app[IN_FLIGHT].count, engine.edits.waiting_seconds(), app[METRICS].edits_done)
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets at all addresses of a host."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
+        with ExitStack() as opened:
+            sockets = [
+                opened.enter_context(socket.create_server(address, family=family)) for family, address in addresses
+            ]
+            opened.pop_all()
+            return sockets
+    except OSError as error:
+        reason = error.strerror if error.errno is None or error.errno < 0 else os.strerror(error.errno)
+        raise AddressError(f"cannot listen at {host}:{port}: {reason}") from error
+
+
+async def _until(stopped: asyncio.Event, tell: Callable[[], None]) -> None:
+    """Tell every `WATCH_SECONDS` until stopped."""
+    while not stopped.is_set():
+        tell()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WATCH_SECONDS):
+                await stopped.wait()
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:

@@ -73,15 +73,22 @@ class LimitSettings(_Group):
     request_bytes: int = Field(default=120 * _MB, ge=1, description="Largest request body.")
     parts: int = Field(default=64, ge=1, description="Most parts of a form.")
     uploads: int = Field(
-        default=16, ge=1, description="Most uploads read at the same time; others wait for their turn."
+        default=16, ge=1, description="Most uploads read at the same time, half of them of one caller; others wait."
     )
     upload_seconds: float = Field(default=60, gt=0, description="Longest that a client may take to send its body.")
+    idle_seconds: float = Field(default=10, gt=0, description="Longest that nothing of a body may arrive.")
+    unread_seconds: float = Field(default=30, gt=0, description="Longest that a client may read nothing of a reply.")
+    pixel_bytes: int = Field(
+        default=1_000 * _MB, ge=1, description="Memory for the decoded pictures of edits that wait or run."
+    )
     decode_seconds: float = Field(default=20, gt=0, description="Longest that decoding one picture may take.")
     queue_seconds: float = Field(
         default=120, gt=0, description="Predicted work that may wait; beyond it requests get a 429."
     )
     requests_per_minute: int | None = Field(default=None, ge=1, description="Per API key; none is no limit.")
-    deadline_seconds: float = Field(default=600, gt=0, description="Longest that an edit may take from its arrival.")
+    deadline_seconds: float = Field(
+        default=600, gt=0, description="Longest that a client may wait for an edit; asynchronous ones end by their own."
+    )
 
 
 class RetentionSettings(_Group):

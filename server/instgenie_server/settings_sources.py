@@ -95,7 +95,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
         SettingsError: there is no `=`.
     """
     pairs = [assignment.partition("=") for assignment in assignments]
-    problems = [f"{key} is no setting: write KEY=VALUE" for key, equals, _ in pairs if not equals]
+    problems = [f"{key} has no value: write KEY=VALUE" for key, equals, _ in pairs if not equals]
     if problems:
         raise SettingsError(problems)
     return {key.strip(): value for key, _, value in pairs}

@@ -1,6 +1,11 @@
 """Templates that clients uploaded to be recorded: warmed one after the other in the background.
 
 Records live in the replica's memory, and so does the list of them: after a restart, templates are to be uploaded anew.
+
+RegistryError
+ +- TooManyWaitingError    so many wait to be warmed that no more are taken for a while
+ +- TooManyTemplatesError  some have to be deleted first
+ +- PictureGoneError       a template that has to be recorded again, but its picture was not kept
 """
 
 from __future__ import annotations
@@ -8,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from instgenie.errors import InstGenIEError
@@ -16,9 +22,13 @@ from instgenie.orders import Replica, WarmOrder, WarmReport
 
 log = logging.getLogger(__name__)
 
-MAX_TEMPLATES = 10_000
+MAX_TEMPLATES = 20_000
+MAX_TEMPLATES_OF_TENANT = 5_000
 MAX_WAITING = 256
 MAX_WAITING_BYTES = 1_000_000_000  # of decoded pictures
+MAX_KEPT_BYTES = 250_000_000  # of decoded pictures of templates that were warmed
+
+_NO_ROOM = "the cache has no room for all of the template's records"
 
 
 @dataclass(slots=True, eq=False)
@@ -26,25 +36,57 @@ class WarmTemplate:
     """An uploaded template.
 
     Attributes:
-        keys: template keys of its windows, as they are recorded.
+        content: digest of the picture and of what it is recorded for.
+        stage: how far the newest recording is; what is left of a warm one's records, `TemplateRegistry.state` tells.
         windows: how many there are, once known.
+        keys: template keys of the windows that were recorded, by number.
+        pinned: whether its records are to be kept, also those that are yet to be made.
     """
 
     id: str
     tenant: str
+    content: str
     width: int
     height: int
     created_at: float
-    status: Literal["queued", "warming", "warm", "failed"] = "queued"
+    stage: Literal["queued", "warming", "warm", "failed"] = "queued"
     windows: int | None = None
-    keys: list[str] = field(default_factory=list)
-    num_bytes: int = 0
+    keys: dict[int, str] = field(default_factory=dict)
     pinned: bool = False
     error: str | None = None
 
 
-class RegistryFullError(Exception):
-    """Too many templates wait to be warmed, or are there."""
+@dataclass(frozen=True, slots=True)
+class TemplateState:
+    """What there is of a template at this moment.
+
+    Attributes:
+        status: evicted: it was warm, and some of its records are gone.
+        windows_done: windows whose records are there.
+        num_bytes: of these records.
+        hits: edits that were served from them.
+    """
+
+    status: Literal["queued", "warming", "warm", "evicted", "failed"]
+    windows_done: int
+    num_bytes: int
+    hits: int
+
+
+class RegistryError(Exception):
+    """Any of them; the message is for the client."""
+
+
+class TooManyWaitingError(RegistryError):
+    """Too many templates wait to be warmed."""
+
+
+class TooManyTemplatesError(RegistryError):
+    """There are as many as there may be, all of them in use."""
+
+
+class PictureGoneError(RegistryError):
+    """The template cannot be recorded again."""
 
 
 class TemplateRegistry:
@@ -53,25 +95,32 @@ class TemplateRegistry:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._templates: dict[str, WarmTemplate] = {}
+        self._by_content: dict[tuple[str, str], WarmTemplate] = {}
         self._orders: asyncio.Queue[tuple[WarmTemplate, WarmOrder]] = asyncio.Queue(MAX_WAITING)
         self._waiting_bytes = 0
+        self._kept: dict[str, WarmOrder] = {}  # by id, of templates that were warmed: pinning may record them again
+        self._kept_bytes = 0
         self._running: tuple[WarmTemplate, asyncio.Task[None]] | None = None
 
-    def add(self, tenant: str, order: WarmOrder, now: float, pinned: bool = False) -> WarmTemplate:
-        """Have a template warmed.
+    def add(self, tenant: str, content: str, order: WarmOrder, now: float, pinned: bool = False) -> WarmTemplate:
+        """The tenant's template of that content, to be warmed if it is new or its records are not there.
 
         Raises:
-            RegistryFullError: there is no room for it.
+            TooManyWaitingError, TooManyTemplatesError: there is no room for it.
         """
-        picture = order.picture
-        waiting_bytes = self._waiting_bytes + len(picture.data)
-        too_many = self._orders.full() or len(self._templates) >= MAX_TEMPLATES
-        if too_many or (self._waiting_bytes and waiting_bytes > MAX_WAITING_BYTES):
-            raise RegistryFullError
-        self._waiting_bytes = waiting_bytes
-        template = WarmTemplate(order.id, tenant, picture.width, picture.height, now, pinned=pinned)
-        self._templates[template.id] = template
-        self._orders.put_nowait((template, order))
+        template = self._by_content.get((tenant, content))
+        if template is None:
+            self._check_waiting(order)
+            self._make_room(tenant)
+            picture = order.picture
+            template = WarmTemplate(order.id, tenant, content, picture.width, picture.height, now)
+            self._templates[template.id] = self._by_content[tenant, content] = template
+            self._queue(template, order)
+        elif self.state(template).status in ("evicted", "failed"):
+            self._queue(template, replace(order, id=template.id))
+        if pinned:
+            template.pinned = True
+            self._replica.pin(template.keys.values())
         return template
 
     def get(self, tenant: str, template_id: str) -> WarmTemplate | None:
@@ -83,23 +132,56 @@ class TemplateRegistry:
         """The tenant's templates, newest first."""
         return [template for template in reversed(self._templates.values()) if template.tenant == tenant]
 
+    def state(self, template: WarmTemplate) -> TemplateState:
+        """What there is of it."""
+        held = self._replica.held(template.keys.values())
+        windows_done = sum(held[key].num_bytes is not None for key in template.keys.values())
+        is_evicted = template.stage == "warm" and windows_done < len(template.keys)
+        return TemplateState(
+            "evicted" if is_evicted else template.stage,
+            windows_done,
+            sum(records.num_bytes or 0 for records in held.values()),
+            sum(records.hits for records in held.values()),
+        )
+
     def delete(self, template: WarmTemplate) -> None:
         """Drop a template and its records, but for those that another template shares; stop recording it."""
         if template.pinned:
-            self.pin(template, False)
-        del self._templates[template.id]
+            self.unpin(template)
+        del self._templates[template.id], self._by_content[template.tenant, template.content]
+        self._let_go(template)
         if self._running is not None and self._running[0] is template:
             self._running[1].cancel()
         self._forget(template)
 
-    def pin(self, template: WarmTemplate, pinned: bool) -> None:
-        """Keep a template's records from being evicted, or no longer."""
-        template.pinned = pinned
-        if pinned:
-            self._replica.pin(template.keys)
+    def pin(self, template: WarmTemplate) -> None:
+        """Keep a template's records from being evicted. Where some are not there, they are made again, then kept.
+
+        Raises:
+            PictureGoneError: they would have to be, and its picture was not kept.
+            TooManyWaitingError: they would have to be, and cannot now.
+        """
+        was_pinned, template.pinned = template.pinned, True
+        is_whole = self._pin_records(template) and template.stage == "warm"
+        if is_whole or template.stage in ("queued", "warming"):
             return
-        others = {key for other in self._templates.values() if other.pinned for key in other.keys}
-        self._replica.unpin([key for key in template.keys if key not in others])
+        try:
+            order = self._kept.get(template.id)
+            if order is None:
+                raise PictureGoneError(
+                    f"the records of {template.id} are not there, and its picture was not kept: upload it again"
+                )
+            self._queue(template, order)
+        except RegistryError:
+            if not was_pinned:
+                self.unpin(template)
+            raise
+
+    def unpin(self, template: WarmTemplate) -> None:
+        """Let a template's records be evicted again."""
+        template.pinned = False
+        others = {key for other in self._templates.values() if other.pinned for key in other.keys.values()}
+        self._replica.unpin([key for key in template.keys.values() if key not in others])
 
     async def run(self) -> None:
         """Warm what was added, until cancelled."""
@@ -119,14 +201,13 @@ class TemplateRegistry:
         def report(window: WarmReport) -> None:
             template.windows = window.windows
             if window.outcome == "refused":
-                template.error = "the cache has no room for all of the template's records"
+                template.error = _NO_ROOM
                 return
-            template.keys.append(window.key)
-            template.num_bytes += window.num_bytes
+            template.keys[window.number] = window.key
             if template.pinned:
                 self._replica.pin([window.key])
 
-        template.status = "warming"
+        template.stage = "warming"
         try:
             await self._replica.warm(order, report)
         except InstGenIEError as error:
@@ -137,11 +218,63 @@ class TemplateRegistry:
         finally:
             if template.id not in self._templates:  # windows that were reported after it was deleted
                 self._forget(template)
-        template.status = "warm" if template.error is None else "failed"
+        if template.error is None and template.pinned and not self._pin_records(template):
+            template.error = _NO_ROOM  # one was evicted before the report of it came
+        template.stage = "warm" if template.error is None else "failed"
+        if template.id in self._templates:
+            self._keep(template, order)
+
+    def _pin_records(self, template: WarmTemplate) -> bool:
+        """Pin what was recorded; whether all of it is there."""
+        keys = set(template.keys.values())
+        return self._replica.pin(keys) == len(keys)
+
+    def _check_waiting(self, order: WarmOrder) -> None:
+        too_large = self._waiting_bytes and self._waiting_bytes + len(order.picture.data) > MAX_WAITING_BYTES
+        if too_large or self._orders.full():
+            raise TooManyWaitingError("too many templates wait to be warmed")
+
+    def _queue(self, template: WarmTemplate, order: WarmOrder) -> None:
+        self._check_waiting(order)
+        self._let_go(template)
+        self._waiting_bytes += len(order.picture.data)
+        self._orders.put_nowait((template, order))
+        template.stage, template.error = "queued", None
+
+    def _make_room(self, tenant: str) -> None:
+        """See that one more template fits into the bounds: failed ones are dropped for it, then evicted ones."""
+        own = self.list(tenant)
+        if len(own) >= MAX_TEMPLATES_OF_TENANT and not self._drop_spent(reversed(own)):
+            raise TooManyTemplatesError(
+                f"you have {len(own)} templates, and {MAX_TEMPLATES_OF_TENANT} are the most: delete some"
+            )
+        if len(self._templates) >= MAX_TEMPLATES and not self._drop_spent(self._templates.values()):
+            raise TooManyTemplatesError(f"the server has {MAX_TEMPLATES} templates, and takes no more of them")
+
+    def _drop_spent(self, oldest_first: Iterable[WarmTemplate]) -> bool:
+        """Drop the first failed one, or else the first evicted one; whether there was any."""
+        templates = tuple(oldest_first)
+        failed = (template for template in templates if template.stage == "failed")
+        spent = next(failed, None) or next((t for t in templates if self.state(t).status == "evicted"), None)
+        if spent is not None:
+            self.delete(spent)
+        return spent is not None
+
+    def _keep(self, template: WarmTemplate, order: WarmOrder) -> None:
+        """Keep the picture, and let go of the oldest ones where they are too many bytes."""
+        self._kept[template.id] = order
+        self._kept_bytes += len(order.picture.data)
+        while self._kept_bytes > MAX_KEPT_BYTES:
+            self._let_go(self._templates[next(iter(self._kept))])
+
+    def _let_go(self, template: WarmTemplate) -> None:
+        order = self._kept.pop(template.id, None)
+        if order is not None:
+            self._kept_bytes -= len(order.picture.data)
 
     def _forget(self, deleted: WarmTemplate) -> None:
-        shared = {key for other in self._templates.values() for key in other.keys}
-        self._replica.forget([key for key in deleted.keys if key not in shared])
+        shared = {key for other in self._templates.values() for key in other.keys.values()}
+        self._replica.forget([key for key in deleted.keys.values() if key not in shared])
 
 
 def new_template_id() -> str:

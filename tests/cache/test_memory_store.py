@@ -55,10 +55,12 @@ def test_template_is_visible_only_once_committed() -> None:
     writer.put(0, 0, record_of(10))
     assert store.lease("a") is None
     assert not store.holds("a")
+    assert store.num_bytes("a") is None
     assert store.stats() == StoreStats(0, 10, 100, hits=0, misses=1, evicted_templates=0)
     writer.commit()
     assert read(store, "a") == [record_of(10)]
     assert store.holds("a")
+    assert store.num_bytes("a") == 10
     assert store.stats() == StoreStats(1, 10, 100, hits=1, misses=1, evicted_templates=0)
 
 
@@ -163,6 +165,7 @@ def test_asking_whether_a_template_is_there_is_no_use_of_it() -> None:
     fill(store, "a", 10)
     fill(store, "b", 10)
     store.holds("a")
+    store.num_bytes("a")
     fill(store, "c", 10)
     assert not store.holds("a")
     assert store.holds("b")

@@ -20,7 +20,7 @@ from instgenie.errors import InvalidInputError, ReplicaError, TemplateNotCachedE
 from instgenie.local_replica import LocalReplica, encode_picture, preview_steps
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
-from instgenie.orders import EditOrder, Output, Pixels, StepReport, WarmOrder, WarmReport
+from instgenie.orders import EditOrder, HeldTemplate, Output, Pixels, StepReport, WarmOrder, WarmReport
 from instgenie.text import Prompt, PromptEncoder
 from instgenie_cache import MemoryStore, TemplateSize
 from tests.instgenie.edits import WatchedForward, a_request, an_editor, pixels, random_picture
@@ -104,6 +104,65 @@ async def test_warm_then_edit(replica: LocalReplica) -> None:
     await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
     assert [(r.number, r.windows, r.box, r.outcome) for r in reports] == [(1, 1, (0, 0, 64, 64), "cold")]
     assert (await replica.edit(an_order(cache="only"), lambda _: None)).timings.cache == "hit"
+
+
+async def test_what_is_held_of_a_template(replica: LocalReplica) -> None:
+    await replica.edit(an_order(), lambda _: None)
+    reports: list[WarmReport] = []
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
+    key, num_bytes = reports[0].key, reports[0].num_bytes
+    for cache in ("auto", "off", "only"):
+        await replica.edit(an_order(cache=cache), lambda _: None)
+    assert replica.held([key, key, "x"]) == {key: HeldTemplate(num_bytes, 2), "x": HeldTemplate(None, 0)}
+    replica.forget([key])
+    assert replica.held([key]) == {key: HeldTemplate(None, 0)}
+
+
+async def test_edits_go_between_the_windows_of_a_template(replica: LocalReplica) -> None:
+    """An edit that comes while a large template is recorded waits for one window, not for all of them."""
+    ended: list[str] = []
+    edits: list[asyncio.Task[Any]] = []
+
+    async def edit() -> None:
+        await replica.edit(an_order(), lambda _: None)
+        ended.append("edit")
+
+    def report(window: WarmReport) -> None:
+        assert window.windows > 10
+        ended.append("window")
+        if window.number == 1:
+            edits.append(asyncio.create_task(edit()))
+
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture(400, 300))), report)
+    await edits[0]
+    assert ended[-1] == "window"
+
+
+async def test_larger_priorities_go_first(replica: LocalReplica) -> None:
+    ended: list[int] = []
+    begun = asyncio.Event()
+
+    async def edit(priority: int) -> None:
+        await replica.edit(an_order(priority=priority), lambda _: None)
+        ended.append(priority)
+
+    running = asyncio.create_task(replica.edit(an_order(steps=200), lambda _: begun.set()))
+    await begun.wait()  # the others come while it runs
+    await asyncio.gather(*(edit(priority) for priority in (0, -1, 1, 2)), running)
+    assert ended == [2, 1, 0, -1]
+
+
+async def test_records_serve_their_own_namespace_only(replica: LocalReplica) -> None:
+    ann = an_order(namespace="ann")
+    reports: list[WarmReport] = []
+    await replica.edit(ann, lambda _: None)
+    with pytest.raises(TemplateNotCachedError):
+        await replica.edit(replace(ann, namespace="bob", cache="only"), lambda _: None)
+    picture = pixels_of(random_picture())
+    await replica.warm(WarmOrder(id="warm", picture=picture, namespace="bob"), reports.append)
+    assert [report.outcome for report in reports] == ["cold"]
+    replica.forget([report.key for report in reports])
+    assert (await replica.edit(replace(ann, cache="only"), lambda _: None)).timings.cache == "hit"
 
 
 async def test_pinned_template_stays_until_it_is_unpinned_or_forgotten(builtin_kind: Checkpoint) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from instgenie.errors import PictureError
+from instgenie.errors import PictureError, TooManyPixelsError
 from instgenie.picture import MAX_ASPECT, MAX_PIXELS, MIN_SIDE_PIXELS, open_picture
 
 
@@ -171,10 +171,11 @@ def test_first_frame_of_an_animation(kind: str) -> None:
     assert opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
 
 
-def refused(source: bytes | Path, message: str) -> None:
-    """Expect an error that names the parameter."""
+def refused(source: bytes | Path, message: str, kind: type[PictureError] = PictureError) -> None:
+    """Expect an error of just that kind, which names the parameter."""
     with pytest.raises(PictureError, match=message) as caught:
         open_picture(source, "the_upload")
+    assert type(caught.value) is kind
     assert caught.value.parameter == "the_upload"
     assert str(caught.value).startswith("the_upload: ")
 
@@ -186,7 +187,7 @@ def test_other_formats(kind: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg/>"], ids=repr)
 def test_not_a_picture(data: bytes) -> None:
-    refused(data, f"{len(data)} bytes")
+    refused(data, "the_upload: not a PNG, JPEG or WebP picture")
 
 
 def test_file_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_file_that_cannot_be_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_file_cut_short(kind: str) -> None:
     data = encoded(random_picture(width=64, height=64), kind)
-    refused(data[: len(data) // 2], "bytes: ")
+    refused(data[: len(data) // 2], "the_upload: cannot be read: ")
 
 
 def test_one_pixel() -> None:
@@ -215,7 +216,7 @@ def test_smallest_and_longest() -> None:
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (2**31 - 1, 2**31 - 1), (8_001, 8_000)])
 def test_huge_picture_is_refused_by_its_header(size: tuple[int, int]) -> None:
-    refused(png_header(*size), f"{MAX_PIXELS:,}")
+    refused(png_header(*size), f"{MAX_PIXELS:,}", TooManyPixelsError)
 
 
 def test_largest_picture_passes_the_size_check() -> None:

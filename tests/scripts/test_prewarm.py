@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from instgenie.orders import HeldTemplate, WarmOrder, WarmReport
+from instgenie_server.settings import Settings
 from prewarm import EXTENSIONS, main
-from tests.server.live_server import tiny_server
+from tests.server.live_server import live_server, tiny_server
+from tests.server.routes.scripted_replica import ScriptedReplica
+from tests.server.routes.site import ready
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,26 @@ def test_a_server_that_was_started_again_has_nothing(
     assert len(names(capsys.readouterr().out)) == 4
 
 
+class QuickReplica(ScriptedReplica):
+    """Records at once, under the template's id."""
+
+    async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        self.records[order.id] = HeldTemplate(100, 0)
+        report(WarmReport(1, 1, (0, 0, 64, 64), order.id, 100, "cold"))
+
+
+def test_evicted_records_are_made_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replica = QuickReplica()
+    with live_server(Settings(data_dir=tmp_path / "data"), ready(replica)) as url:
+        assert main([str(folder), "--server", url]) == 0
+        ids = {Path(line.split()[1]).name: line.split()[0] for line in capsys.readouterr().out.splitlines()}
+        replica.evict(ids["a.png"], ids["c.JPG"])
+        for expected in (["a.png", "c.JPG"], []):
+            assert main([str(folder), "--server", url]) == 0
+            assert names(capsys.readouterr().out) == expected
+    assert replica.records.keys() == set(ids.values())
+
+
 def test_manifest(server: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = folder / "manifest.jsonl"
     lines: list[dict[str, object]] = [
@@ -99,10 +123,17 @@ def test_manifest(server: str, folder: Path, capsys: pytest.CaptureFixture[str])
         ("{", "line 1"),
         ("[]", "line 1"),
         ("{}", "image"),
-        ('{"image": "a.png", "boxs": []}', "unknown: boxs"),
-        ('{"image": "a.png", "boxes": [[1, 2, 3]]}', "four numbers"),
-        ('{"image": "a.png", "boxes": 3}', "line 1"),
-        ('{"image": 3}', "line 1"),
+        ('{"image": "a.png", "boxs": []}', "boxs: Extra"),
+        ('{"image": "a.png", "boxes": [[1, 2, 3]]}', "boxes.0.3: "),
+        ('{"image": "a.png", "boxes": [[1, 2, 3, "4"]]}', "boxes.0.3: "),
+        ('{"image": "a.png", "boxes": 3}', "boxes: "),
+        ('{"image": "a.png", "template_prompt": []}', "template_prompt: "),
+        ('{"image": "a.png", "guidance": NaN}', "guidance: "),
+        ('{"image": "a.png", "steps": "4"}', "steps: "),
+        ('{"image": "a.png", "pin": 1}', "pin: "),
+        ('{"image": 3}', "image: "),
+        ('{"image": ""}', "image: "),
+        ('{"image": "a\\u0000"}', "image: "),
     ],
 )
 def test_wrong_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:

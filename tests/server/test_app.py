@@ -16,7 +16,7 @@ from instgenie.orders import Replica
 from instgenie_server.app_keys import IN_FLIGHT
 from instgenie_server.routes.keys import ENGINE
 from instgenie_server.settings import Settings
-from tests.server.routes.scripted_replica import ScriptedReplica
+from tests.server.routes.scripted_replica import STEPS, ScriptedReplica
 from tests.server.routes.site import Site, form, ready, running_site, until
 
 EDITS = "/v1/edits"
@@ -176,7 +176,8 @@ async def test_metrics(settings: Settings) -> None:
         lines = set(await metrics(site))
     expected = {
         'instgenie_edits_total{cache="hit",outcome="done"} 2.0',
-        'instgenie_edits_total{cache="none",outcome="failed"} 2.0',
+        'instgenie_edits_total{cache="none",outcome="failed"} 1.0',
+        'instgenie_edits_total{cache="none",outcome="invalid"} 1.0',
         'instgenie_edits_total{cache="none",outcome="cancelled"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="200"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="400"} 1.0',
@@ -185,7 +186,7 @@ async def test_metrics(settings: Settings) -> None:
         'instgenie_http_requests_total{method="GET",route="/v1/models/{id}",status="404"} 1.0',
         'instgenie_jobs{state="done"} 1.0',
         'instgenie_phase_seconds_count{phase="denoise"} 2.0',
-        "instgenie_step_seconds_count 2.0",
+        f"instgenie_step_seconds_count {STEPS}.0",
         "instgenie_upload_bytes_count 5.0",
         "instgenie_queue_seconds 0.0",
         "instgenie_http_in_flight 0.0",

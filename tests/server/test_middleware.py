@@ -21,7 +21,7 @@ from instgenie_server.access.keys import ScryptCost
 from instgenie_server.access.rate_limit import RateLimiter
 from instgenie_server.access.signed_url import UrlSigner
 from instgenie_server.api_error import busy
-from instgenie_server.app_keys import AUTHENTICATOR, IDENTITY, IN_FLIGHT, METRICS, RATE_LIMITER, REQUEST_ID
+from instgenie_server.app_keys import AUTHENTICATOR, IDENTITY, IN_FLIGHT, METRICS, RATE_LIMITER, REQUEST_ID, SETTINGS
 from instgenie_server.in_flight import InFlight
 from instgenie_server.logs import AccessLogger
 from instgenie_server.metrics import Metrics
@@ -52,6 +52,7 @@ class Service:
         app[AUTHENTICATOR] = self.authenticator
         app[RATE_LIMITER] = RateLimiter(requests_per_minute, self.clock)
         app[METRICS] = self.metrics
+        app[SETTINGS] = Settings()
         app[IN_FLIGHT] = self.in_flight
         install(app)
         for path in ("/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/models"):

@@ -77,6 +77,29 @@ async def test_a_signal_while_it_starts(tmp_path: Path) -> None:
     await running
 
 
+@pytest.mark.parametrize("first", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["fresh", "kept alive"])
+@pytest.mark.parametrize("part", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: "], ids=["silent", "half a head"])
+async def test_a_connection_without_a_whole_request_is_closed(tmp_path: Path, first: bytes, part: bytes) -> None:
+    url, on_ready = first_url()
+    serving = serve(Settings(port=0, data_dir=tmp_path), ready(ScriptedReplica()), on_ready, keepalive_seconds=0.5)
+    running = asyncio.create_task(serving)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int((await url).rpartition(":")[2]))
+    async with asyncio.timeout(20):
+        if first:
+            writer.write(first)
+            assert (await reader.readline()).split()[1] == b"200"
+        writer.write(part)
+        closed = asyncio.create_task(reader.read())
+        while not closed.done():
+            if part:
+                writer.write(b"x")  # a byte now and then does not keep it open
+            await asyncio.wait({closed}, timeout=0.05)
+    assert b"HTTP/1.1" not in closed.result()
+    writer.close()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+
+
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings = Settings(port=other.getsockname()[1], data_dir=tmp_path)

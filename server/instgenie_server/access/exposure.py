@@ -40,8 +40,8 @@ def check_exposure(settings: Settings, keys: Sized) -> None:
         if not keys and not is_loopback(settings.host):
             raise ExposureError(
                 f"{settings.host} can be reached from the network, but there are no API keys in {settings.data_dir}: "
-                "make one with `instgenie keys add TENANT`, or set host to 127.0.0.1; auth.required = false lets "
-                "everybody in"
+                f"make one with `instgenie keys add TENANT --data-dir {settings.data_dir}`, or set host to 127.0.0.1; "
+                "auth.required = false lets everybody in"
             )
         if not keys:
             log.warning("no API keys: every request will be refused until `instgenie keys add TENANT`")

@@ -48,13 +48,14 @@ class KeyRing:
         try:
             stamp = self._file.stamp()  # before reading: what changes in between is read again
             if stamp == self._stamp:
+                self._trouble = None
                 return
-            self._stamp = stamp
             self._keys = self._file.read()
         except KeyFileError as error:
             if str(error) != self._trouble:  # once, not at every look
                 log.error("key file is unusable, the last keys stay in force", error=str(error))
             self._trouble = str(error)
             return
+        self._stamp = stamp  # not where reading failed: that may pass without a change of the file
         self._trouble = None
         log.info("key file read", keys=len(self._keys))

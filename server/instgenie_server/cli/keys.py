@@ -38,6 +38,7 @@ def add(
         raise ParameterError("tenant", str(error)) from error
     typer.echo(text)
     typer.echo(f"added {key.name} for {key.tenant} to {file.path}; keep the key, it is not shown again", err=True)
+    typer.echo("keys are asked for where auth.required is true, or the server is bound beyond loopback", err=True)
 
 
 @keys.command("list")

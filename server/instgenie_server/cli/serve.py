@@ -9,6 +9,7 @@ import typer
 
 from instgenie_server.cli.config import ConfigOption, SetOption
 from instgenie_server.cli.loading import DtypeChoice, ModelOption, ThreadsOption
+from instgenie_server.cli.status_line import status_line
 
 
 def serve(
@@ -33,6 +34,7 @@ def serve(
 
     from instgenie_server.local_engine import open_local_replica
     from instgenie_server.logs import configure_logging
+    from instgenie_server.serving import Activity
     from instgenie_server.serving import serve as run
     from instgenie_server.settings_sources import load_settings, parse_assignments
 
@@ -47,9 +49,14 @@ def serve(
     }
     flags |= {key: value for key, value in named.items() if value is not None}
     settings = load_settings(config, flags)
-    configure_logging(settings.log)
+    with status_line("loading the model") as say:
+        configure_logging(settings.log)  # here, so that log lines go above the status line
 
-    def tell(url: str) -> None:
-        typer.echo(f"serving at {url} (contract: {url}/docs), Ctrl-C stops", err=True)
+        def tell(url: str) -> None:
+            typer.echo(f"serving at {url} (contract: {url}/docs), Ctrl-C stops", err=True)
 
-    uvloop.run(run(settings, lambda: open_local_replica(settings.engine), tell))
+        def watch(now: Activity) -> None:
+            edits = "1 edit" if now.edits_done == 1 else f"{now.edits_done} edits"
+            say(f"{now.in_flight} in flight, {now.waiting_seconds:.1f} s of work wait or run, {edits} done")
+
+        uvloop.run(run(settings, lambda: open_local_replica(settings.engine), tell, watch))

@@ -27,12 +27,12 @@ def ls(server: ServerOption = DEFAULT_SERVER, api_key: ApiKeyOption = None, as_j
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "status", "size", "windows", "MB", "pinned")
+    table = Table("id", "status", "size", "windows", "MB", "hits", "pinned")
     for template in found:
         size = f"{template['width']}x{template['height']}"
         table.add_row(
             *(template["id"], template["status"], size, windows_of(template)),
-            *(f"{template['num_bytes'] / 1e6:.1f}", "yes" if template["pinned"] else ""),
+            *(f"{template['num_bytes'] / 1e6:.1f}", str(template["hits"]), "yes" if template["pinned"] else ""),
         )
     Console().print(table)
 
@@ -50,6 +50,8 @@ def show(
         typer.echo(json.dumps(template))
         return
     error = template.pop("error", None)
+    tiers = template.pop("tiers", {})
+    template["tiers"] = ", ".join(f"{tier} {num_bytes / 1e6:.1f} MB" for tier, num_bytes in tiers.items())
     for name, value in template.items():
         typer.echo(f"{name}: {value}")
     if error:
@@ -65,9 +67,9 @@ def rm(template_id: IdArgument, server: ServerOption = DEFAULT_SERVER, api_key: 
 
 @templates.command()
 def pin(template_id: IdArgument, server: ServerOption = DEFAULT_SERVER, api_key: ApiKeyOption = None) -> None:
-    """Keep its records from being evicted."""
-    _asked("POST", template_id, "/pin", server, api_key)
-    typer.echo(f"pinned {template_id}", err=True)
+    """Keep its records from being evicted; those that are gone are made again."""
+    status = _asked("POST", template_id, "/pin", server, api_key).get("status")
+    typer.echo(f"pinned {template_id}{'' if status == 'warm' else f', which is {status}'}", err=True)
 
 
 @templates.command()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -16,19 +16,22 @@ import aiohttp
 
 from instgenie import __version__
 from instgenie.errors import ParameterError
-from instgenie_server.client.errors import ReplyError, UnreachableError
+from instgenie_server.client.errors import RemoteError, ReplyError, UnreachableError
+from instgenie_server.client.form import MakeForm
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0  # a stream of events has a comment every 10
 MAX_TRIES = 6
 MAX_PAUSE_SECONDS = 30.0
+BREAK_SECONDS = 1.0
 PASSING = frozenset({429, 503})
-
-MakeForm = Callable[[], aiohttp.FormData]
+BREAKS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)
 
 
 class Connection:
     """Asks a server. What is refused for a while (429, 503) is asked again when the reply says so, a few times.
+
+    So is a request with an idempotency key whose connection breaks: the server may have taken it, and knows it by that.
 
     To be used as `async with Connection(...) as server`.
 
@@ -45,6 +48,7 @@ class Connection:
             headers["Authorization"] = f"Bearer {api_key}"
         self._headers, self._max_tries = headers, max_tries
         self._session: aiohttp.ClientSession | None = None
+        self._was_reached = False
 
     async def __aenter__(self) -> Connection:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
@@ -82,10 +86,10 @@ class Connection:
             try:
                 async with self._asked(method, path, form() if form else None, _named(headers)) as reply:
                     return await reply.read()
-            except _RefusedError as refused:
+            except _PassingError as passing:
                 if number == self._max_tries:
-                    raise refused.error from refused
-                await asyncio.sleep(refused.pause_seconds)
+                    raise passing.error from passing
+                await asyncio.sleep(number * BREAK_SECONDS if passing.pause_seconds is None else passing.pause_seconds)
         raise AssertionError
 
     async def event_lines(self, path: str, **headers: str) -> AsyncGenerator[str, None]:
@@ -95,8 +99,8 @@ class Connection:
                 async for line in reply.content:
                     if not line.startswith(b":"):
                         yield line.decode("utf-8", "replace").rstrip("\r\n")
-        except _RefusedError as refused:
-            raise refused.error from refused
+        except _PassingError as passing:
+            raise passing.error from passing
 
     @asynccontextmanager
     async def _asked(
@@ -106,20 +110,36 @@ class Connection:
         try:
             reply = await self._session.request(method, self.url + path, data=form, headers=headers)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnreachableError(f"{self.url} cannot be reached: {_words(error)}") from error
+            raise self._broken(f"cannot be reached: {_words(error)}", error, headers) from error
+        self._was_reached = True
         async with reply:
             if reply.status >= 300:
                 await _raise(reply)
             try:
                 yield reply
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # the last one of a line that never ends
-                raise UnreachableError(f"{self.url} broke off: {_words(error)}") from error
+                raise self._broken(f"broke off: {_words(error)}", error, headers) from error
+
+    def _broken(self, message: str, error: BaseException, headers: Mapping[str, str]) -> Exception:
+        """What to raise of a connection that could not be made, or that broke."""
+        unreachable = UnreachableError(f"{self.url} {message}")
+        if isinstance(error, TimeoutError) or not isinstance(error, BREAKS):  # a silence is long enough once
+            return unreachable
+        # A server that is not there at first is told of at once; one that was may be starting again.
+        self._was_reached |= not isinstance(error, aiohttp.ClientConnectorError)
+        may_repeat = "Idempotency-Key" in headers and self._was_reached
+        return _PassingError(unreachable, None) if may_repeat else unreachable
 
 
-class _RefusedError(Exception):
-    """An error reply that may not come again: `error` says it in words, after the pause it is worth a try."""
+class _PassingError(Exception):
+    """A failure that may not come again.
 
-    def __init__(self, error: ReplyError, pause_seconds: float) -> None:
+    Attributes:
+        error: says it in words.
+        pause_seconds: after which the server wants to be asked again, where it was the one to refuse.
+    """
+
+    def __init__(self, error: RemoteError, pause_seconds: float | None) -> None:
         super().__init__(str(error))
         self.error, self.pause_seconds = error, pause_seconds
 
@@ -132,7 +152,7 @@ async def _raise(reply: aiohttp.ClientResponse) -> None:
         message, code = f"{reply.url.path}: HTTP {reply.status} {reply.reason}", None
     error = ReplyError(reply.status, message, code)
     if reply.status in PASSING and reply.headers.get("x-should-retry") != "false":
-        raise _RefusedError(error, _pause_seconds(reply.headers))
+        raise _PassingError(error, _pause_seconds(reply.headers))
     raise error
 
 

@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from instgenie.orders import PhaseTimings
 from instgenie_server.client.connection import Connection
 from instgenie_server.client.errors import RemoteError, ReplyError, UnreachableError
+from instgenie_server.client.form import upload_form
 
 MAX_BREAKS = 5
 BREAK_SECONDS = 1.0
@@ -55,17 +54,8 @@ async def run_edit(
     Raises:
         RemoteError: the server is out of reach, refuses the edit, or the edit fails.
     """
-
-    def form() -> aiohttp.FormData:
-        made = aiohttp.FormData()
-        for name, value in fields.items():
-            made.add_field(name, value)
-        made.add_field("image", image, filename="image", content_type="application/octet-stream")
-        if mask is not None:
-            made.add_field("mask", mask, filename="mask", content_type="application/octet-stream")
-        return made
-
     say("uploading")
+    form = upload_form(fields, {"image": image, "mask": mask})
     # With a key, for the upload may have to be sent again although the server took it.
     accepted = await server.json("POST", "/v1/edits", form, Idempotency_Key=secrets.token_hex(16))
     try:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from instgenie_server.client.connection import Connection
 from instgenie_server.client.errors import ReplyError
+from instgenie_server.client.form import upload_form
 
 POLL_SECONDS = (0.05, 1.0)  # the first pause between two looks, and the longest
 
@@ -61,15 +60,7 @@ async def warm_template(
     Raises:
         RemoteError: the server is out of reach, refuses the picture, or cannot record it.
     """
-
-    def form() -> aiohttp.FormData:
-        made = aiohttp.FormData()
-        for name, value in settings.fields().items():
-            made.add_field(name, value)
-        made.add_field("image", image, filename="image", content_type="application/octet-stream")
-        return made
-
-    template = await server.json("POST", "/v1/templates", form)
+    template = await server.json("POST", "/v1/templates", upload_form(settings.fields(), {"image": image}))
     pause, longest = POLL_SECONDS
     while template.get("status") in ("queued", "warming"):
         await asyncio.sleep(pause)
@@ -78,7 +69,8 @@ async def warm_template(
         report(template.get("windows_done", 0), template.get("windows"))
     if template.get("status") != "warm":
         told = template.get("error") or {}
-        raise ReplyError(200, told.get("message", f"the template is {template.get('status')}"), told.get("code"))
+        message = told.get("message", f"the template is {template.get('status')}: has the cache no room for it?")
+        raise ReplyError(200, message, told.get("code"))
     return template
 
 

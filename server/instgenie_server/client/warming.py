@@ -26,7 +26,7 @@ class WarmItem:
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """What came of an item: a template, or else an error in words."""
+    """What came of an item: a template, an error in words, or neither where it was not wanted."""
 
     item: WarmItem
     template: dict[str, Any] | None = None
@@ -38,12 +38,14 @@ async def warm_all(
     items: Iterable[WarmItem],
     done: Callable[[Warmed], None],
     report: Callable[[WarmItem, int, int | None], None] = lambda _item, _done, _windows: None,
+    is_wanted: Callable[[WarmItem, bytes], bool] = lambda _item, _image: True,
 ) -> None:
     """Warm all items; a picture that cannot be used is told to `done`, and the others go on.
 
     Args:
         items: taken one at a time, as room comes up.
         report: told how many windows of an item are recorded, of how many.
+        is_wanted: asked with the content of the file whether to send it; called in the thread that reads it.
     Raises:
         RemoteError: the server is out of reach, or lets the caller do nothing.
     """
@@ -51,7 +53,7 @@ async def warm_all(
 
     async def worker() -> None:
         for item in waiting:
-            done(await _warmed(server, item, report))
+            done(await _warmed(server, item, report, is_wanted))
 
     workers = [asyncio.create_task(worker()) for _ in range(AT_ONCE)]
     try:
@@ -62,11 +64,22 @@ async def warm_all(
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _warmed(server: Connection, item: WarmItem, report: Callable[[WarmItem, int, int | None], None]) -> Warmed:
+async def _warmed(
+    server: Connection,
+    item: WarmItem,
+    report: Callable[[WarmItem, int, int | None], None],
+    is_wanted: Callable[[WarmItem, bytes], bool],
+) -> Warmed:
+    def read() -> bytes | None:
+        image = item.path.read_bytes()
+        return image if is_wanted(item, image) else None
+
     try:
-        image = await asyncio.to_thread(item.path.read_bytes)
+        image = await asyncio.to_thread(read)
     except OSError as error:
         return Warmed(item, error=f"{item.path}: cannot be read: {error.strerror or error}")
+    if image is None:
+        return Warmed(item)
     try:
         template = await warm_template(server, image, item.settings, lambda n, of: report(item, n, of))
     except ReplyError as error:

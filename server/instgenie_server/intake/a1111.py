@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.api_error import ApiError, invalid, too_large
 from instgenie_server.intake.body import read_json_body
 from instgenie_server.intake.edit_form import (
@@ -29,6 +30,7 @@ from instgenie_server.intake.validation_error import to_api_error
 from instgenie_server.settings import LimitSettings
 
 _LARGE_BODY_BYTES = 1_000_000  # beyond it, reading takes longer than handing the work to a thread
+_Base64 = Annotated[str, Field(json_schema_extra={"format": "byte"})]  # as OpenAPI calls it
 _Blur = Annotated[float, Field(ge=0, le=MAX_FEATHER_PIXELS), number]
 _Count = Annotated[int, Field(ge=1, le=MAX_RESULTS), whole]
 
@@ -42,10 +44,10 @@ class Img2ImgForm(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
-    init_images: list[str] = Field(
+    init_images: list[_Base64] = Field(
         min_length=1, max_length=1, description="One PNG, JPEG or WebP in base64; a data: URL is accepted."
     )
-    mask: str | None = Field(
+    mask: _Base64 | None = Field(
         default=None,
         description="Picture of the same size in base64: white is edited. Absent: transparent parts of the image.",
     )
@@ -132,7 +134,7 @@ class Img2Img:
     parameters: dict[str, Any]
 
 
-async def read_img2img(request: web.Request, limits: LimitSettings, uploads: asyncio.Semaphore) -> Img2Img:
+async def read_img2img(request: web.Request, limits: LimitSettings, uploads: UploadPermits) -> Img2Img:
     """Read the body of an img2img request.
 
     Raises:

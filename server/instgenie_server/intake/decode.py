@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from instgenie.errors import InvalidInputError, MaskError
+from instgenie.errors import InvalidInputError, MaskError, TooManyPixelsError
 from instgenie.orders import Pixels
 from instgenie_server.api_error import ApiError, busy, invalid
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 MaskMode = Literal["auto", "alpha", "luminance"]
 MAX_THREADS = 4
+Take = Callable[[int], None]
 _T = TypeVar("_T")
+
+
+def _freely(_num_bytes: int) -> None:
+    """Whatever it needs."""
 
 
 class PictureDecoder:
@@ -38,17 +43,27 @@ class PictureDecoder:
         self._free = asyncio.Semaphore(self.threads)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
-    async def picture(self, data: bytes, param: str = "image") -> Pixels:
+    async def picture(self, data: bytes, param: str = "image", take: Take = _freely) -> Pixels:
         """Decode an upload: RGB or RGBA, upright, with its colour profile but no other metadata.
 
+        Args:
+            take: called in a thread, before decoding, with the bytes that the pixels will need at most; what it
+                raises ends it.
         Raises:
             ApiError: 400 with `param`: no picture, damaged, outside the limits of size (code `too_many_pixels` where
                 it is too large) or too slow to decode; 429 all threads are taken for long.
         """
-        return await self.run(partial(decode_picture, data, param), param)
+        return await self.run(partial(decode_picture, data, param, take), param)
 
     async def picture_and_mask(
-        self, image: bytes, mask: bytes | None, mode: MaskMode = "auto", *, invert: bool = False, param: str = "image"
+        self,
+        image: bytes,
+        mask: bytes | None,
+        mode: MaskMode = "auto",
+        *,
+        invert: bool = False,
+        param: str = "image",
+        take: Take = _freely,
     ) -> tuple[Pixels, bytes]:
         """Decode both, side by side.
 
@@ -57,17 +72,18 @@ class PictureDecoder:
             mode: how a mask file is read, as in `instgenie.mask.read_mask`.
             invert: of a mask file, black is edited instead of white; goes with mode luminance only.
             param: the image's name.
+            take: as of `picture`.
         Returns:
             The picture, as `picture` gives it; and height x width bytes of 0 or 1, row by row; 1 is edited.
         Raises:
             ApiError: as `picture`; also a mask of another size, one that selects nothing, or none where one is needed.
         """
         if mask is None:
-            pixels = await self.picture(image, param)
+            pixels = await self.picture(image, param, take)
             return pixels, await self.run(partial(_own_mask, pixels, mode), "mask")
         pixels_or_error, selection_or_error = await asyncio.gather(
-            self.picture(image, param),
-            self.run(partial(decode_mask, mask, mode, invert), "mask"),
+            self.picture(image, param, take),
+            self.run(partial(decode_mask, mask, mode, invert, take), "mask"),
             return_exceptions=True,  # so that the picture's error is the one that is told, whichever comes first
         )
         if isinstance(pixels_or_error, BaseException):
@@ -113,13 +129,14 @@ class PictureDecoder:
             future.exception()  # looked at here, since the caller may be gone
 
 
-def decode_picture(data: bytes, param: str) -> Pixels:
+def decode_picture(data: bytes, param: str, take: Take = _freely) -> Pixels:
     """Decode an upload; takes a while.
 
     Raises:
         PictureError: no picture, damaged, or outside the limits of size.
     """
-    return _pixels(_open(data, param))
+    # Of a picture that has transparency it has a mask's byte, too, where it comes without a mask.
+    return _pixels(_open(data, param, lambda width, height: take(5 * width * height)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +148,7 @@ class Selection:
     bits: bytes
 
 
-def decode_mask(data: bytes, mode: MaskMode, invert: bool = False) -> Selection:
+def decode_mask(data: bytes, mode: MaskMode, invert: bool = False, take: Take = _freely) -> Selection:
     """What a mask file selects; takes a while.
 
     Raises:
@@ -142,7 +159,7 @@ def decode_mask(data: bytes, mode: MaskMode, invert: bool = False) -> Selection:
 
     from instgenie.mask import selected_pixels
 
-    image = _open(data, "mask")
+    image = _open(data, "mask", lambda width, height: take(width * height))
     if invert:
         image = ImageOps.invert(image.convert("RGB").convert("L")).convert("RGB")
         mode = "luminance"
@@ -174,10 +191,10 @@ def _own_mask(picture: Pixels, mode: MaskMode) -> bytes:
     raise MaskError("mask", "is needed: the image has no transparent parts that could say what is edited")
 
 
-def _open(data: bytes, param: str) -> Image.Image:
+def _open(data: bytes, param: str, admit: Callable[[int, int], None]) -> Image.Image:
     from instgenie.picture import open_picture
 
-    return open_picture(data, param)
+    return open_picture(data, param, admit)
 
 
 def _pixels(image: Image.Image) -> Pixels:
@@ -189,7 +206,5 @@ def _pixels(image: Image.Image) -> Pixels:
 
 
 def _refusal(error: InvalidInputError) -> ApiError:
-    from instgenie.picture import MAX_PIXELS
-
-    is_too_large = f"more than {MAX_PIXELS:,}" in str(error)
-    return invalid(str(error), error.parameter, "too_many_pixels" if is_too_large else None)
+    code = "too_many_pixels" if isinstance(error, TooManyPixelsError) else None
+    return invalid(str(error), error.parameter, code)

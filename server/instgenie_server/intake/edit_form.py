@@ -169,7 +169,9 @@ def read_edit_form(fields: Mapping[str, str], models: Collection[str], kind: typ
     return form
 
 
-def to_orders(form: EditForm, order_id: str, picture: Pixels, mask: bytes, seed: int) -> tuple[EditOrder, ...]:
+def to_orders(
+    form: EditForm, order_id: str, picture: Pixels, mask: bytes, seed: int, tenant: str
+) -> tuple[EditOrder, ...]:
     """One order for each of the form's `n` results.
 
     Args:
@@ -177,6 +179,7 @@ def to_orders(form: EditForm, order_id: str, picture: Pixels, mask: bytes, seed:
         mask: as `PictureDecoder.picture_and_mask` returns it.
         seed: of the first order, the form's own or one that the caller drew; the next ones count on from it, and 0
             follows the largest one.
+        tenant: whose edits they are: the namespace of their records.
     Raises:
         ApiError: 400, the format cannot hold a picture of this size.
     """
@@ -201,6 +204,8 @@ def to_orders(form: EditForm, order_id: str, picture: Pixels, mask: bytes, seed:
         crop=form.crop,
         previews=form.partial_images,
         output=Output(form.output_format, form.output_compression, form.result_size),
+        priority=form.priority,
+        namespace=tenant,
     )
     if form.n == 1:
         return (first,)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.body import receive_body
 from instgenie_server.intake.multipart import MAX_BOUNDARY_BYTES, MultipartParser, Part, PartLimits, read_header
@@ -33,11 +33,11 @@ class Form:
     files: dict[str, list[FilePart]] = field(default_factory=dict)
 
 
-async def read_form(request: web.Request, limits: LimitSettings, uploads: asyncio.Semaphore) -> Form:
+async def read_form(request: web.Request, limits: LimitSettings, uploads: UploadPermits) -> Form:
     """Read the body of a multipart/form-data request.
 
     Args:
-        uploads: shared by all requests; one permit is held while the body is read.
+        uploads: shared by all requests; one of the caller's permits is held while the body is read.
     Raises:
         ApiError: 400 not such a form, 408 too slow, 413 too large, 429 too many uploads at once.
     """

@@ -88,10 +88,7 @@ class JobStore:
                 f"INSERT INTO jobs ({_COLUMNS}) VALUES ({_VALUES}) "
                 f"ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING {_COLUMNS}",
                 to_row(job),
-            ) or await self._one(
-                f"SELECT {_COLUMNS} FROM jobs WHERE tenant = ? AND idempotency_key = ?",
-                (job.tenant, job.idempotency_key),
-            )
+            ) or await self.by_key(job.tenant, job.idempotency_key)
             if stored is None:  # the other one was deleted between the two statements
                 continue
             if stored.request_digest != job.request_digest:
@@ -99,6 +96,12 @@ class JobStore:
                     f"the idempotency key {job.idempotency_key!r} belongs to another request, {stored.id}"
                 )
             return stored
+
+    async def by_key(self, tenant: str, idempotency_key: str | None) -> Job | None:
+        """The tenant's job under that key."""
+        return await self._one(
+            f"SELECT {_COLUMNS} FROM jobs WHERE tenant = ? AND idempotency_key = ?", (tenant, idempotency_key)
+        )
 
     async def get(self, job_id: str) -> Job | None:
         """The job, whosever it is."""

@@ -54,6 +54,10 @@ class Jobs:
         """
         return await self._tasks.complete(self._accept(job, image, mask), f"accepting {job.id}")
 
+    async def has_key(self, tenant: str, idempotency_key: str) -> bool:
+        """Whether the tenant has a job under that key."""
+        return await self._store.by_key(tenant, idempotency_key) is not None
+
     async def find(self, job_id: str) -> Job | None:
         """The job, whosever it is: for callers that are shown to be entitled to it in another way."""
         if not job_id.isascii():
@@ -102,6 +106,11 @@ class Jobs:
         """
         job = await self.get(tenant, job_id)
         return None if job is None or job.result is None else await self._files.read(job.result)
+
+    async def result_file(self, tenant: str, job_id: str) -> Path | None:
+        """Where the result's file is, looked at just now; None and errors as of `result`."""
+        job = await self.get(tenant, job_id)
+        return None if job is None or job.result is None else await self._files.sound_file(job.result)
 
     def position(self, job_id: str) -> int | None:
         """1 for the next job to run, 0 for one that runs, None for others."""

@@ -65,6 +65,15 @@ class PictureFiles:
                 await self._in_thread(self._folder.drop_corrupt, digest)
             raise
 
+    async def sound_file(self, digest: str) -> Path:
+        """The path of a file whose bytes are those that were written.
+
+        Raises:
+            MissingFileError, CorruptFileError: as of `read`.
+        """
+        await self.read(digest)
+        return self._folder.path(digest)
+
     async def list(self) -> dict[str, StoredFile]:
         """All files by digest."""
         return await self._in_thread(self._folder.list)

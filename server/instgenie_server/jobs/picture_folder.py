@@ -54,7 +54,7 @@ class PictureFolder:
 
     def write(self, digest: str, data: bytes) -> None:
         """Keep the bytes durably under their digest; one that is there already counts as written now."""
-        path = self._path(digest)
+        path = self.path(digest)
         with _mapped(f"writing {path}"):
             if _contains(path, data):
                 os.utime(path)
@@ -69,7 +69,7 @@ class PictureFolder:
             MissingFileError: there is no such file.
             CorruptFileError: its bytes have changed.
         """
-        path = self._path(digest)
+        path = self.path(digest)
         with _mapped(f"reading {path}"):
             data = path.read_bytes()
         if picture_digest(data) != digest:
@@ -85,7 +85,7 @@ class PictureFolder:
 
     def delete(self, digest: str) -> bool:
         """Delete the file; whether it was there."""
-        path = self._path(digest)
+        path = self.path(digest)
         with _mapped(f"deleting {path}"):
             try:
                 path.unlink()
@@ -106,7 +106,8 @@ class PictureFolder:
                             files[digest] = StoredFile(stat.st_size, stat.st_mtime)
         return files
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
+        """Where the file of that digest is, or would be."""
         assert _DIGEST.fullmatch(digest), digest
         return self._root / digest[:2] / digest[2:]
 

@@ -11,9 +11,9 @@ from aiohttp import web
 from instgenie.orders import StepReport
 from instgenie_server.app_keys import IDENTITY, REQUEST_ID, SETTINGS
 from instgenie_server.intake import read_img2img, to_orders
-from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
+from instgenie_server.routes.keys import DECODER, PIXELS, UPLOADS, engine_of
 from instgenie_server.routes.read_edit import drawn_seed
-from instgenie_server.routes.reply import json_reply, to_base64
+from instgenie_server.routes.reply import json_reply, off_loop_if_large, to_base64
 from instgenie_server.schemas import A1111Progress, A1111Reply
 
 routes = web.RouteTableDef()
@@ -45,32 +45,37 @@ async def img2img(request: web.Request) -> web.Response:
     limits = request.app[SETTINGS].limits
     asked = await read_img2img(request, limits, request.app[UPLOADS])
     files, mode = asked.uploads, asked.form.mask_mode
-    picture, mask = await request.app[DECODER].picture_and_mask(
-        files.image, files.mask, mode, invert=asked.invert_mask, param="init_images"
-    )
-    seed = drawn_seed() if asked.form.seed is None else asked.form.seed
-    orders = to_orders(asked.form, request[REQUEST_ID], picture, mask, seed)
-    engine.edits.check_room(orders)
-    tenant, running = request[IDENTITY].tenant, _Running(time.time(), len(orders))
-    request.app[RUNNING][tenant] = running
-
-    def report(number: int, step: StepReport) -> None:
-        running.number, running.step, running.steps = number, step.step, step.steps
-
-    try:
-        outcomes = await engine.edits.run(orders, limits.deadline_seconds, report)
-    finally:
-        if request.app[RUNNING].get(tenant) is running:
-            del request.app[RUNNING][tenant]
-    prompt = asked.form.prompt
-    info = {"seed": seed, "all_seeds": [order.seed for order in orders], "prompt": prompt}
-    return json_reply(
-        A1111Reply(
-            images=[to_base64(outcome.image) for outcome in outcomes],
-            parameters=asked.parameters | {"seed": seed},
-            info=json.dumps(info | {"infotexts": [prompt for _ in orders]}),
+    with request.app[PIXELS].hold() as hold:
+        picture, mask = await request.app[DECODER].picture_and_mask(
+            files.image, files.mask, mode, invert=asked.invert_mask, param="init_images", take=hold.take
         )
-    )
+        seed = drawn_seed() if asked.form.seed is None else asked.form.seed
+        tenant = request[IDENTITY].tenant
+        orders = to_orders(asked.form, request[REQUEST_ID], picture, mask, seed, tenant)
+        with engine.edits.room(engine.edits.predicted_seconds(orders[0]), len(orders)) as room:
+            running = request.app[RUNNING][tenant] = _Running(time.time(), len(orders))
+
+            def report(number: int, step: StepReport) -> None:
+                running.number, running.step, running.steps = number, step.step, step.steps
+
+            try:
+                outcomes = await engine.edits.run(orders, room, limits.deadline_seconds, report)
+            finally:
+                if request.app[RUNNING].get(tenant) is running:
+                    del request.app[RUNNING][tenant]
+
+    def build() -> web.Response:
+        prompt = asked.form.prompt
+        info = {"seed": seed, "all_seeds": [order.seed for order in orders], "prompt": prompt}
+        return json_reply(
+            A1111Reply(
+                images=[to_base64(outcome.image) for outcome in outcomes],
+                parameters=asked.parameters | {"seed": seed},
+                info=json.dumps(info | {"infotexts": [prompt for _ in orders]}),
+            )
+        )
+
+    return await off_loop_if_large(sum(len(outcome.image) for outcome in outcomes), build)
 
 
 @routes.get("/sdapi/v1/progress")

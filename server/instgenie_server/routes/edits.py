@@ -11,7 +11,7 @@ from aiohttp import web
 
 from instgenie_server.api_error import ApiError, invalid, not_found
 from instgenie_server.app_keys import IDENTITY
-from instgenie_server.intake import JobForm, to_orders
+from instgenie_server.intake import JobForm
 from instgenie_server.intake.field_values import shown
 from instgenie_server.jobs import (
     CorruptFileError,
@@ -25,7 +25,7 @@ from instgenie_server.jobs import (
 from instgenie_server.routes.event_stream import event_stream
 from instgenie_server.routes.job_errors import job_errors
 from instgenie_server.routes.job_reply import job_reply
-from instgenie_server.routes.jobs_of_edit import deadline_seconds, new_job
+from instgenie_server.routes.jobs_of_edit import new_job
 from instgenie_server.routes.keys import engine_of
 from instgenie_server.routes.read_edit import read_edit
 from instgenie_server.routes.reply import json_reply, to_base64
@@ -43,12 +43,17 @@ async def create_edit(request: web.Request) -> web.Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_CHARS and key.isprintable()):
         raise invalid(f"Idempotency-Key: 1..{MAX_IDEMPOTENCY_CHARS} printable characters", "Idempotency-Key")
-    engine, read = engine_of(request), await read_edit(request, JobForm)
-    (order,) = to_orders(read.form, new_job_id(time.time()), read.picture, read.mask, read.seed)
-    engine.edits.check_room([order])
-    job = new_job(request, read, order, deadline_seconds(request, read.form), key)
-    with job_errors():
-        job = await engine.jobs.submit(job, read.uploads.image, read.uploads.mask)
+    engine = engine_of(request)
+    async with read_edit(request, JobForm) as read:
+        (order,) = read.orders(new_job_id(time.time()))
+        edit_seconds, form = engine.edits.predicted_seconds(order), read.form
+        deadline = None if form.deadline_ms is None else form.deadline_ms / 1000
+        job = new_job(read, order, edit_seconds, deadline, key)
+        with job_errors():
+            # One that was accepted under its key before does not wait once more.
+            is_known = key is not None and await engine.jobs.has_key(read.tenant, key)
+            with contextlib.nullcontext() if is_known else engine.edits.room(edit_seconds):
+                job = await engine.jobs.submit(job, read.uploads.image, read.uploads.mask)
     return json_reply(job_reply(request, job), status=202, headers={"Location": f"/v1/edits/{job.id}"})
 
 
@@ -100,20 +105,20 @@ async def edit_events(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/v1/edits/{id}/image")
-async def edit_image(request: web.Request) -> web.Response:
-    """The result."""
+async def edit_image(request: web.Request) -> web.FileResponse:
+    """The result. Sent from the file: a reply that is read slowly holds no memory."""
     job = await _job(request)
     if job.state is not JobState.DONE:
         raise ApiError(404, f"edit {job.id} is {job.state}", "invalid_request_error", None, f"edit_{job.state}")
     try:
         with job_errors():
-            image = await engine_of(request).jobs.result(job.tenant, job.id)
+            file = await engine_of(request).jobs.result_file(job.tenant, job.id)
     except (MissingFileError, CorruptFileError):
-        image = None
-    if image is None:
+        file = None
+    if file is None:
         raise not_found(f"edit {job.id} has no image any more")
-    headers = {"Cache-Control": "private, max-age=3600, immutable", "ETag": f'"{job.result}"'}
-    return web.Response(body=image, content_type=f"image/{job.params['output_format']}", headers=headers)
+    kind = f"image/{job.params['output_format']}"
+    return web.FileResponse(file, headers={"Cache-Control": "private, max-age=3600, immutable", "Content-Type": kind})
 
 
 async def _job(request: web.Request) -> Job:

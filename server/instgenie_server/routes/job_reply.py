@@ -25,7 +25,7 @@ def job_reply(request: web.Request, job: Job) -> JobReply:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        position=jobs.position(job.id) if job.state is JobState.QUEUED else None,
+        position=(jobs.position(job.id) or None) if job.state is JobState.QUEUED else None,
         step=progress.step if progress else (timings or {}).get("steps"),
         steps=progress.steps if progress else (timings or {}).get("steps"),
         seed=job.params["seed"],

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
+from instgenie_server.access.pixel_budget import PixelBudget
+from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.engine_slot import Engine, EngineSlot
 from instgenie_server.intake.decode import PictureDecoder
 
 ENGINE = web.AppKey("engine", EngineSlot)
 DECODER = web.AppKey("decoder", PictureDecoder)
-UPLOADS = web.AppKey("uploads", asyncio.Semaphore)
+PIXELS = web.AppKey("pixels", PixelBudget)
+UPLOADS = web.AppKey("uploads", UploadPermits)
 
 
 def engine_of(request: web.Request) -> Engine:

@@ -57,5 +57,6 @@ def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
             "halo": checks.MAX_HALO_TOKENS,
             "feather": checks.MAX_FEATHER_PIXELS,
             "seed": checks.MAX_SEED,
+            "deadline_ms": round(1000 * limits.deadline_seconds),
         },
     )

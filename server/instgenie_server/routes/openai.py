@@ -15,13 +15,14 @@ from instgenie.errors import InvalidInputError
 from instgenie.orders import EditOrder, EditOutcome, PhaseTimings, StepReport
 from instgenie_server.api_error import ApiError, invalid
 from instgenie_server.app_keys import REQUEST_ID
+from instgenie_server.edit_service import Room
 from instgenie_server.engine_slot import Engine
 from instgenie_server.intake import EditForm
 from instgenie_server.routes.event_stream import KEEPALIVE_SECONDS, event_stream
 from instgenie_server.routes.jobs_of_edit import deadline_seconds, run_as_jobs
 from instgenie_server.routes.keys import engine_of
 from instgenie_server.routes.read_edit import ReadEdit, read_edit
-from instgenie_server.routes.reply import json_reply, to_base64
+from instgenie_server.routes.reply import json_reply, off_loop_if_large, to_base64
 from instgenie_server.schemas import ImageData, ImageEvent, ImagesReply, Usage
 
 routes = web.RouteTableDef()
@@ -30,21 +31,29 @@ routes = web.RouteTableDef()
 @routes.post("/v1/images/edits")
 async def edit_images(request: web.Request) -> web.StreamResponse:
     """Edit at once. A client that leaves before the end cancels its edits."""
-    engine, read = engine_of(request), await read_edit(request, EditForm)
-    form = read.form
-    if form.stream and form.n > 1:
-        raise invalid(f"n: {form.n} results cannot be streamed, one can", "n")
-    orders = read.orders(request[REQUEST_ID])
-    engine.edits.check_room(orders)
-    seconds = deadline_seconds(request, form)
-    if form.stream:
-        return await _stream(request, engine, orders[0], seconds)
-    if form.response_format == "url":
-        data, timings = await run_as_jobs(request, read, seconds)
-        return _reply(read, data, timings)
-    outcomes = await engine.edits.run(orders, seconds)
-    data = [ImageData(b64_json=to_base64(outcome.image)) for outcome in outcomes]
-    return _reply(read, data, [outcome.timings for outcome in outcomes])
+    engine = engine_of(request)
+    async with read_edit(request, EditForm) as read:
+        form = read.form
+        if form.stream and form.n > 1:
+            raise invalid(f"n: {form.n} results cannot be streamed, one can", "n")
+        deadline = deadline_seconds(request, form)
+        orders = read.orders(request[REQUEST_ID])
+        edit_seconds = engine.edits.predicted_seconds(orders[0])
+        if form.response_format == "url" and not form.stream:
+            data, timings = await run_as_jobs(request, read, orders, edit_seconds, deadline)
+            return _reply(read, data, timings)
+        with engine.edits.room(edit_seconds, len(orders)) as room:
+            if form.stream:
+                return await _stream(request, engine, orders[0], room, deadline)
+            return await _in_base64(read, await engine.edits.run(orders, room, deadline))
+
+
+async def _in_base64(read: ReadEdit, outcomes: Sequence[EditOutcome]) -> web.Response:
+    def build() -> web.Response:
+        data = [ImageData(b64_json=to_base64(outcome.image)) for outcome in outcomes]
+        return _reply(read, data, [outcome.timings for outcome in outcomes])
+
+    return await off_loop_if_large(sum(len(outcome.image) for outcome in outcomes), build)
 
 
 def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings]) -> web.Response:
@@ -60,7 +69,9 @@ def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings
     return json_reply(reply, headers={"x-instgenie-seed": str(read.seed), "x-instgenie-cache": caches})
 
 
-async def _stream(request: web.Request, engine: Engine, order: EditOrder, seconds: float) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, engine: Engine, order: EditOrder, room: Room, deadline: float
+) -> web.StreamResponse:
     """Events of one edit. What fails before its first step is an ordinary error reply, unless it waits for long."""
     reports: asyncio.Queue[StepReport] = asyncio.Queue()
     begun = asyncio.Event()
@@ -69,7 +80,7 @@ async def _stream(request: web.Request, engine: Engine, order: EditOrder, second
         reports.put_nowait(step)
         begun.set()
 
-    edit = asyncio.create_task(engine.edits.run([order], seconds, report))
+    edit = asyncio.create_task(engine.edits.run([order], room, deadline, report))
     edit.add_done_callback(lambda _: begun.set())
     try:
         with contextlib.suppress(TimeoutError):
@@ -104,8 +115,12 @@ async def _send_all(
     )
 
     async def send(image: bytes, **fields: Any) -> None:
-        event = described.model_copy(update={"b64_json": to_base64(image), "created_at": int(time.time()), **fields})
-        await events.send(event.model_dump_json(exclude_none=True), event=event.type)
+        def build() -> ImageEvent:
+            return described.model_copy(update={"b64_json": to_base64(image), "created_at": int(time.time()), **fields})
+
+        event = await off_loop_if_large(len(image), build)
+        text = await off_loop_if_large(len(image), lambda: event.model_dump_json(exclude_none=True))
+        await events.send(text, event=event.type)
 
     index = 0
     async for report in steps:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from aiohttp import web
 
 from instgenie.orders import EditOrder, Pixels
-from instgenie_server.app_keys import METRICS, SETTINGS
+from instgenie_server.app_keys import IDENTITY, METRICS, SETTINGS
 from instgenie_server.intake import (
     EditForm,
     PictureDecoder,
@@ -20,7 +22,7 @@ from instgenie_server.intake import (
     to_orders,
 )
 from instgenie_server.jobs import Job
-from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
+from instgenie_server.routes.keys import DECODER, PIXELS, UPLOADS, engine_of
 
 MAX_DRAWN_SEED = 2**31
 
@@ -34,26 +36,31 @@ class ReadEdit:
     picture: Pixels
     mask: bytes
     seed: int
+    tenant: str
 
     def orders(self, order_id: str) -> tuple[EditOrder, ...]:
         """One order for each result, without previews where nobody would see them."""
-        orders = to_orders(self.form, order_id, self.picture, self.mask, self.seed)
+        orders = to_orders(self.form, order_id, self.picture, self.mask, self.seed, self.tenant)
         return orders if self.form.stream else tuple(replace(order, previews=0) for order in orders)
 
 
-async def read_edit(request: web.Request, kind: type[EditForm]) -> ReadEdit:
-    """Read the form of a request, decode its pictures and check every value.
+@asynccontextmanager
+async def read_edit(request: web.Request, kind: type[EditForm]) -> AsyncIterator[ReadEdit]:
+    """Read the form of a request, decode its pictures and check every value; their memory is held for the block.
 
     Raises:
-        ApiError: the request is at fault.
+        ApiError: the request is at fault, or there is no memory for its pictures.
     """
     model = engine_of(request).replica.model.name
     body = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
     form = read_edit_form(body.fields, [model], kind)
-    uploads = read_uploads(body)
-    request.app[METRICS].observe_upload(len(uploads.image) + len(uploads.mask or b""))
-    picture, mask = await request.app[DECODER].picture_and_mask(uploads.image, uploads.mask, form.mask_mode)
-    return ReadEdit(form, uploads, picture, mask, drawn_seed() if form.seed is None else form.seed)
+    files = read_uploads(body)
+    request.app[METRICS].observe_upload(len(files.image) + len(files.mask or b""))
+    with request.app[PIXELS].hold() as hold:
+        decoder = request.app[DECODER]
+        picture, mask = await decoder.picture_and_mask(files.image, files.mask, form.mask_mode, take=hold.take)
+        seed = drawn_seed() if form.seed is None else form.seed
+        yield ReadEdit(form, files, picture, mask, seed, request[IDENTITY].tenant)
 
 
 def drawn_seed() -> int:
@@ -65,5 +72,5 @@ async def make_order(decoder: PictureDecoder, job: Job, image: bytes, mask: byte
     """The order of a stored job: the same one each time."""
     form = from_params(job.params)
     picture, selection = await decoder.picture_and_mask(image, mask, form.mask_mode)
-    (order,) = to_orders(form, job.id, picture, selection, job.params["seed"])
+    (order,) = to_orders(form, job.id, picture, selection, job.params["seed"], job.tenant)
     return order

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from instgenie.errors import InvalidInputError
 from instgenie.orders import Pixels, WarmOrder
-from instgenie_server.api_error import busy, invalid, not_found
+from instgenie_cache import content_digest
+from instgenie_server.api_error import ApiError, busy, invalid, not_found
 from instgenie_server.app_keys import IDENTITY, SETTINGS
 from instgenie_server.intake import read_form, read_uploads, to_api_error
 from instgenie_server.intake.edit_form import Guidance, Prompt, Seed, Steps
@@ -19,7 +20,14 @@ from instgenie_server.intake.field_values import Flag, whole
 from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
 from instgenie_server.routes.reply import json_reply
 from instgenie_server.schemas import ErrorFields, TemplateList, TemplateReply
-from instgenie_server.template_registry import RegistryFullError, WarmTemplate, new_template_id
+from instgenie_server.template_registry import (
+    PictureGoneError,
+    RegistryError,
+    TemplateRegistry,
+    TooManyWaitingError,
+    WarmTemplate,
+    new_template_id,
+)
 
 routes = web.RouteTableDef()
 
@@ -60,32 +68,37 @@ class TemplateForm(BaseModel):
 
 @routes.post("/v1/templates")
 async def create_template(request: web.Request) -> web.Response:
-    """Accept a template; it is warmed in the background."""
-    engine = engine_of(request)
+    """Accept a template; it is warmed in the background, unless the caller has it already: 200 where it is warm."""
+    registry = engine_of(request).templates
     form = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
     values, uploads = template_form(form.fields), read_uploads(form)
     if uploads.mask is not None:
         raise invalid("mask: a template has none; say by `boxes` what will be edited", "mask", "unknown_field")
     picture = await request.app[DECODER].picture(uploads.image)
-    order = _order(values, picture)
+    tenant = request[IDENTITY].tenant
+    order = _order(values, picture, tenant)
+    content = content_digest(uploads.image, values.model_dump_json(exclude={"pin"}).encode())
     try:
-        template = engine.templates.add(request[IDENTITY].tenant, order, time.time(), values.pin)
-    except RegistryFullError as error:
-        raise busy("too many templates wait to be warmed", 5.0) from error
-    return json_reply(template_reply(template), status=202, headers={"Location": f"/v1/templates/{template.id}"})
+        template = registry.add(tenant, content, order, time.time(), values.pin)
+    except RegistryError as error:
+        raise _refusal(error) from error
+    reply = template_reply(registry, template)
+    status = 200 if reply.status == "warm" else 202
+    return json_reply(reply, status=status, headers={"Location": f"/v1/templates/{template.id}"})
 
 
 @routes.get("/v1/templates")
 async def list_templates(request: web.Request) -> web.Response:
     """The caller's templates, newest first."""
-    templates = engine_of(request).templates.list(request[IDENTITY].tenant)
-    return json_reply(TemplateList(data=[template_reply(template) for template in templates]))
+    registry = engine_of(request).templates
+    templates = registry.list(request[IDENTITY].tenant)
+    return json_reply(TemplateList(data=[template_reply(registry, template) for template in templates]))
 
 
 @routes.get("/v1/templates/{id}")
 async def get_template(request: web.Request) -> web.Response:
     """One template."""
-    return json_reply(template_reply(_template(request)))
+    return json_reply(template_reply(engine_of(request).templates, _template(request)))
 
 
 @routes.delete("/v1/templates/{id}")
@@ -97,20 +110,21 @@ async def delete_template(request: web.Request) -> web.Response:
 
 @routes.post("/v1/templates/{id}/pin")
 async def pin_template(request: web.Request) -> web.Response:
-    """Keep a template's records from being evicted."""
-    return _pin(request, pinned=True)
+    """Keep a template's records from being evicted; where they are gone, they are made again first."""
+    registry, template = engine_of(request).templates, _template(request)
+    try:
+        registry.pin(template)
+    except RegistryError as error:
+        raise _refusal(error) from error
+    return json_reply(template_reply(registry, template))
 
 
 @routes.delete("/v1/templates/{id}/pin")
 async def unpin_template(request: web.Request) -> web.Response:
     """Let a template's records be evicted again."""
-    return _pin(request, pinned=False)
-
-
-def _pin(request: web.Request, *, pinned: bool) -> web.Response:
-    template = _template(request)
-    engine_of(request).templates.pin(template, pinned)
-    return json_reply(template_reply(template))
+    registry, template = engine_of(request).templates, _template(request)
+    registry.unpin(template)
+    return json_reply(template_reply(registry, template))
 
 
 def template_form(fields: dict[str, str]) -> TemplateForm:
@@ -131,7 +145,7 @@ def template_form(fields: dict[str, str]) -> TemplateForm:
         raise to_api_error(error) from error
 
 
-def _order(values: TemplateForm, picture: Pixels) -> WarmOrder:
+def _order(values: TemplateForm, picture: Pixels, tenant: str) -> WarmOrder:
     from instgenie.parameter_checks import check_box
 
     for box in values.boxes or ():
@@ -148,6 +162,7 @@ def _order(values: TemplateForm, picture: Pixels) -> WarmOrder:
         guidance=values.guidance,
         template_prompt=values.template_prompt,
         template_seed=values.template_seed,
+        namespace=tenant,
     )
 
 
@@ -158,18 +173,28 @@ def _template(request: web.Request) -> WarmTemplate:
     return template
 
 
-def template_reply(template: WarmTemplate) -> TemplateReply:
+def _refusal(error: RegistryError) -> ApiError:
+    if isinstance(error, TooManyWaitingError):
+        return busy(str(error), 5.0)
+    if isinstance(error, PictureGoneError):
+        return ApiError(409, str(error), "invalid_request_error", None, "picture_gone")
+    return ApiError(429, str(error), "rate_limit_error", None, "too_many_templates")
+
+
+def template_reply(registry: TemplateRegistry, template: WarmTemplate) -> TemplateReply:
     """The template as clients see it."""
-    error = template.error
+    error, state = template.error, registry.state(template)
     return TemplateReply(
         id=template.id,
-        status=template.status,
+        status=state.status,
         created_at=template.created_at,
         width=template.width,
         height=template.height,
         windows=template.windows,
-        windows_done=len(template.keys),
-        num_bytes=template.num_bytes,
+        windows_done=state.windows_done,
+        num_bytes=state.num_bytes,
+        tiers={"host": state.num_bytes},
+        hits=state.hits,
         pinned=template.pinned,
         error=None if error is None else ErrorFields(message=error, type="template_error", code="not_recorded"),
     )

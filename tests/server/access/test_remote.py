@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from instgenie_server.access.remote import network_of
+from instgenie_server.access.remote import counted_as, network_of
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,9 @@ from instgenie_server.access.remote import network_of
 )
 def test_network(remote: str, network: str) -> None:
     assert network_of(remote) == network
+
+
+def test_limits_count_keys_and_else_networks() -> None:
+    assert counted_as("k1", "127.0.0.1") == "k1"
+    assert counted_as(None, "2001:db8::1") == counted_as(None, "2001:db8::2") == "remote 2001:db8::/64"
+    assert counted_as(None, "192.0.2.1") != counted_as(None, "192.0.2.2")

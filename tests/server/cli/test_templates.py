@@ -79,7 +79,10 @@ def test_ls_and_show(warm: Run, templates: Run, image_path: Path) -> None:
     assert "130x90" in table
     shown = json.loads(templates("show", template["id"], "--json").stdout)
     assert shown == {name: value for name, value in template.items() if name != "image"}
-    assert f"id: {template['id']}\n" in templates("show", template["id"]).stdout
+    told = templates("show", template["id"]).stdout
+    assert f"id: {template['id']}\n" in told
+    assert f"tiers: host {template['num_bytes'] / 1e6:.1f} MB\n" in told
+    assert "hits: 0\n" in told
 
 
 def test_pin_unpin_rm(warm: Run, templates: Run, image_path: Path) -> None:

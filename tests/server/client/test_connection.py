@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import aiohttp
 import pytest
 from aiohttp import web
 
 from instgenie.errors import ParameterError
-from instgenie_server.client import Connection, ReplyError, UnreachableError
+from instgenie_server.client import Connection, ReplyError, UnreachableError, connection
 from instgenie_server.client.connection import MAX_PAUSE_SECONDS, MAX_TRIES, _pause_seconds, checked_url
+from instgenie_server.client.form import upload_form
 from tests.server.client.conftest import Connect
 
 
@@ -96,6 +100,89 @@ async def test_a_reply_that_breaks_off(connect: Connect) -> None:
 
     with pytest.raises(UnreachableError):
         await (await connect(handler)).bytes("GET", "/")
+
+
+Cut = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
+
+async def in_the_upload(request: web.Request) -> None:
+    await request.content.readany()
+
+
+async def after_the_upload(request: web.Request) -> None:
+    await request.post()
+
+
+async def in_the_reply(request: web.Request) -> web.StreamResponse:
+    await request.post()
+    reply = web.StreamResponse(headers={"Content-Length": "100"})
+    await reply.prepare(request)
+    await reply.write(b"some")
+    return reply
+
+
+class Cutter:
+    """A server that cuts the first connections off, each at that place."""
+
+    def __init__(self, cut: Cut, times: int) -> None:
+        self.cut, self.times, self.keys = cut, times, list[str | None]()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        self.keys.append(request.headers.get("Idempotency-Key"))
+        if len(self.keys) > self.times:
+            return web.json_response({"bytes": len((await request.post())["image"])})  # type: ignore[arg-type]
+        reply = await self.cut(request)
+        assert request.transport is not None
+        request.transport.abort()
+        return reply or web.Response()
+
+
+@pytest.mark.parametrize("cut", [in_the_upload, after_the_upload, in_the_reply])
+async def test_broken_connections_with_a_key(connect: Connect, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "BREAK_SECONDS", 0.0)
+    form = upload_form({"image": "x" * 900_000}, {})
+    cutter = Cutter(cut, 2)
+    assert await (await connect(cutter)).json("POST", "/", form, Idempotency_Key="k") == {"bytes": 900_000}
+    assert cutter.keys == ["k"] * 3
+    cutter = Cutter(cut, MAX_TRIES)
+    with pytest.raises(UnreachableError):
+        await (await connect(cutter)).json("POST", "/", form, Idempotency_Key="k")
+    assert cutter.keys == ["k"] * MAX_TRIES
+    cutter = Cutter(cut, 1)
+    with pytest.raises(UnreachableError):
+        await (await connect(cutter)).json("POST", "/", form)
+    assert cutter.keys == [None]
+
+
+async def test_a_server_that_starts_again(unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cuts the connection off, is not there for some tries, and answers then."""
+    monkeypatch.setattr(connection, "BREAK_SECONDS", 0.02)
+    stopped = asyncio.Event()
+
+    async def stop(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first.close()
+        writer.transport.abort()
+        stopped.set()
+
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.json_response({"done": True})
+
+    first = await asyncio.start_server(stop, "127.0.0.1", unused_tcp_port)
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    async with Connection(f"http://127.0.0.1:{unused_tcp_port}") as server:
+        asked = asyncio.create_task(server.json("POST", "/", Idempotency_Key="k"))
+        await stopped.wait()
+        await asyncio.sleep(0.03)
+        await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+        assert await asked == {"done": True}
+    await runner.cleanup()
+
+
+async def test_nobody_there_is_told_at_once(unused_tcp_port: int) -> None:
+    async with asyncio.timeout(1), Connection(f"http://127.0.0.1:{unused_tcp_port}") as server:
+        with pytest.raises(UnreachableError, match="refused"):
+            await server.json("POST", "/", Idempotency_Key="k")
 
 
 @pytest.mark.parametrize("value", ["soon", "nan", "-1", "inf"])

@@ -14,7 +14,10 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 from blockbuster import blockbuster_ctx
 
+from instgenie_server.access.auth import Identity
+from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.api_error import ApiError
+from instgenie_server.app_keys import IDENTITY
 from instgenie_server.intake import EditForm, read_edit_form, read_form, read_img2img, read_uploads
 from instgenie_server.settings import LimitSettings
 from tests.server.intake.bodies import CONTENT_TYPE
@@ -45,11 +48,16 @@ class Reply:
 
 @dataclass(slots=True)
 class IntakeServer:
-    """Reads forms at /form, edits at /v1/images/edits and img2img at /img2img, and tells what it read."""
+    """Reads forms at /form, edits at /v1/images/edits and img2img at /img2img, and tells what it read.
+
+    Attributes:
+        identity: who its clients are, where access control told.
+    """
 
     limits: LimitSettings
-    uploads: asyncio.Semaphore
+    uploads: UploadPermits
     server: TestServer
+    identity: Identity | None = None
     ends: asyncio.Queue[BaseException | None] = field(default_factory=asyncio.Queue)
 
     async def exchange(self, raw: bytes, *, pieces: list[bytes] | None = None) -> Reply | None:
@@ -105,9 +113,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 async def start_server(limits: LimitSettings) -> IntakeServer:
     """A server within these limits, on a free port."""
     app = web.Application(middlewares=[_answer_errors])
-    intake = IntakeServer(limits, asyncio.Semaphore(limits.uploads), TestServer(app))
+    intake = IntakeServer(limits, UploadPermits(limits.uploads), TestServer(app))
 
     async def form(request: web.Request) -> web.Response:
+        if intake.identity is not None:
+            request[IDENTITY] = intake.identity
         try:
             form = await read_form(request, intake.limits, intake.uploads)
         except BaseException as error:

@@ -4,7 +4,7 @@ import asyncio
 import struct
 import threading
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import numpy as np
@@ -302,15 +302,30 @@ async def test_picture_and_mask_are_decoded_side_by_side(monkeypatch: pytest.Mon
     decoder, both = PictureDecoder(30, threads=2), threading.Barrier(2)
     opened = decode._open
 
-    def open_together(data: bytes, param: str) -> Image.Image:
+    def open_together(data: bytes, param: str, admit: Callable[[int, int], None]) -> Image.Image:
         both.wait(30)
-        return opened(data, param)
+        return opened(data, param, admit)
 
     monkeypatch.setattr(decode, "_open", open_together)
     picture, mask = await decoder.picture_and_mask(png(PICTURE), png(halves(40, 30, 255, 0)))
     assert picture == PIXELS
     assert columns(mask) == LEFT
     decoder.close()
+
+
+async def test_memory_is_taken_before_the_pixels_are_decoded(decoder: PictureDecoder) -> None:
+    taken: list[int] = []
+    damaged = png(PICTURE)[:60]  # its header is there, its pixels are not
+    for image, mask in ((damaged, png(halves(40, 30, 255, 0))), (png(PICTURE), png(halves(40, 30, 255, 0))[:60])):
+        with pytest.raises(ApiError, match="cannot be read"):
+            await decoder.picture_and_mask(image, mask, take=taken.append)
+    assert sorted(taken) == [40 * 30, 40 * 30, 5 * 40 * 30, 5 * 40 * 30]
+
+    def refuse(num_bytes: int) -> None:
+        raise ApiError(429, f"no {num_bytes}", "rate_limit_error")
+
+    with pytest.raises(ApiError, match="no 6000"):
+        await decoder.picture(damaged, take=refuse)
 
 
 async def test_work_is_done_in_threads_of_its_own(decoder: PictureDecoder) -> None:

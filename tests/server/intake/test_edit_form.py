@@ -51,13 +51,13 @@ def refusal(read: Callable[..., EditForm], **fields: str) -> ApiError:
 
 
 def order(form: EditForm, seed: int = 5) -> EditOrder:
-    (only,) = to_orders(form, "edit-1", PIXELS, MASK, seed)
+    (only,) = to_orders(form, "edit-1", PIXELS, MASK, seed, "ann")
     return only
 
 
 def test_a_prompt_is_enough() -> None:
     form = read()
-    assert order(form) == EditOrder(id="edit-1", picture=PIXELS, mask=MASK, prompt="a cat", seed=5)
+    assert order(form) == EditOrder(id="edit-1", picture=PIXELS, mask=MASK, prompt="a cat", seed=5, namespace="ann")
     assert (form.n, form.stream, form.response_format, form.mask_mode, form.priority) == (
         1,
         False,
@@ -72,23 +72,23 @@ def test_every_field_reaches_the_order() -> None:
     form = read(
         prompt="ein Kürbis", size="640x480", output_format="webp", output_compression="70", partial_images="2",
         seed="9", steps="12", guidance="3.5", strength=".5", halo="2", feather="7", template_prompt="a room",
-        template_seed="3", cache="only", crop="false",
+        template_seed="3", cache="only", crop="false", priority="-100",
     )  # fmt: skip
     assert order(form, 9) == EditOrder(
         id="edit-1", picture=PIXELS, mask=MASK, prompt="ein Kürbis", seed=9, steps=12, guidance=3.5, strength=0.5,
         halo=2, feather=7, template_prompt="a room", template_seed=3, cache="only", crop=False, previews=2,
-        output=Output("webp", 70, (640, 480)),
+        output=Output("webp", 70, (640, 480)), priority=-100, namespace="ann",
     )  # fmt: skip
 
 
 def test_fields_beside_the_order_are_read() -> None:
     form = read(
         n="3", response_format="url", stream="true", model="instgenie-builtin", user="me", safety_identifier="x",
-        quality="high", background="opaque", input_fidelity="low", mask_mode="luminance", priority="-100",
+        quality="high", background="opaque", input_fidelity="low", mask_mode="luminance",
         deadline_ms="1",
     )  # fmt: skip
     assert (form.n, form.response_format, form.stream, form.mask_mode) == (3, "url", True, "luminance")
-    assert (form.priority, form.deadline_ms) == (-100, 1)
+    assert form.deadline_ms == 1
 
 
 @pytest.mark.parametrize(
@@ -195,16 +195,17 @@ def test_any_text_is_a_value_or_an_error_that_names_the_field(field: str, text: 
         named = (error.status, error.param)
     else:
         named = (400, field)
-        for order in to_orders(form, "edit-1", PIXELS, MASK, 5):
+        for order in to_orders(form, "edit-1", PIXELS, MASK, 5, "ann"):
             to_request(order)  # what the form lets through, the engine takes
     assert named == (400, field)
 
 
 def test_several_results_have_seeds_that_count_on() -> None:
-    orders = to_orders(read(n="3"), "edit-1", PIXELS, MASK, 7)
+    orders = to_orders(read(n="3"), "edit-1", PIXELS, MASK, 7, "ann")
+    assert {o.namespace for o in orders} == {"ann"}
     assert [(o.id, o.seed) for o in orders] == [("edit-1-1", 7), ("edit-1-2", 8), ("edit-1-3", 9)]
     assert len({dataclasses.replace(o, id="", seed=0) for o in orders}) == 1
-    assert [o.seed for o in to_orders(read(n="2"), "edit-1", PIXELS, MASK, edit_form.MAX_SEED)] == [
+    assert [o.seed for o in to_orders(read(n="2"), "edit-1", PIXELS, MASK, edit_form.MAX_SEED, "ann")] == [
         edit_form.MAX_SEED,
         0,
     ]
@@ -213,12 +214,12 @@ def test_several_results_have_seeds_that_count_on() -> None:
 def test_a_webp_has_a_limit_of_its_own() -> None:
     wide = Pixels(16_384, 2048, "RGB", b"")
     with pytest.raises(ApiError, match="16384x2048") as caught:
-        to_orders(read(output_format="webp"), "edit-1", wide, b"", 1)
+        to_orders(read(output_format="webp"), "edit-1", wide, b"", 1, "ann")
     assert (caught.value.status, caught.value.param) == (400, "output_format")
-    to_orders(read(output_format="png"), "edit-1", wide, b"", 1)
-    to_orders(read(output_format="webp", size="1024x128"), "edit-1", wide, b"", 1)
+    to_orders(read(output_format="png"), "edit-1", wide, b"", 1, "ann")
+    to_orders(read(output_format="webp", size="1024x128"), "edit-1", wide, b"", 1, "ann")
     with pytest.raises(ApiError):
-        to_orders(read(output_format="webp", size="16384x2048"), "edit-1", PIXELS, MASK, 1)
+        to_orders(read(output_format="webp", size="16384x2048"), "edit-1", PIXELS, MASK, 1, "ann")
 
 
 def test_the_limit_of_a_webp_is_pillows() -> None:
@@ -256,7 +257,9 @@ def test_a_stored_form_makes_the_same_orders(fields: dict[str, str], seed: int) 
     restored = from_params(json.loads(json.dumps(to_params(form, seed))))
     assert restored.seed == seed
     assert restored == form.model_copy(update={"seed": seed})
-    assert to_orders(restored, "edit-1", PIXELS, MASK, seed) == to_orders(form, "edit-1", PIXELS, MASK, seed)
+    assert to_orders(restored, "edit-1", PIXELS, MASK, seed, "ann") == to_orders(
+        form, "edit-1", PIXELS, MASK, seed, "ann"
+    )
 
 
 def test_stored_defaults_are_written_out() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from aiohttp import ClientSession, FormData
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from instgenie_server.access.auth import Identity
 from instgenie_server.api_error import ApiError
 from instgenie_server.intake.form import FilePart, Form, form_boundary, to_form
 from instgenie_server.intake.multipart import Part
@@ -25,6 +27,7 @@ from tests.server.intake.bodies import (
 )
 from tests.server.intake.conftest import LIMITS, IntakeServer, request_head, start_server
 
+LOOPBACK = "remote 127.0.0.1"  # who the clients are, as permits count them
 # One server serves all examples; each is a request of its own.
 over_http = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 names = st.sampled_from(["prompt", "n", "lora[a]", "image", "image[]", "mask"])
@@ -187,22 +190,64 @@ async def test_a_slow_client_is_told_so() -> None:
     assert (reply.status, reply.error["code"]) == (408, "upload_timeout")
     assert reply.headers["x-should-retry"] == "false"
     assert "0.05 seconds" in reply.error["message"]
-    assert not intake.uploads.locked()
+    assert len(intake.uploads) == 0
+    await intake.server.close()
+
+
+async def test_a_client_that_falls_silent_is_told_so() -> None:
+    intake = await start_server(LIMITS.model_copy(update={"idle_seconds": 0.05}))
+    reply = await intake.exchange(request_head("/form", CONTENT_TYPE, "Content-Length: 90") + b"--" + BOUNDARY)
+    assert reply is not None
+    assert (reply.status, reply.error["code"]) == (408, "upload_timeout")
+    assert "nothing of the body arrived for 0.05 seconds" in reply.error["message"]
+    assert len(intake.uploads) == 0
+    await intake.server.close()
+
+
+async def test_a_client_that_goes_on_may_take_longer_than_one_pause() -> None:
+    intake = await start_server(LIMITS.model_copy(update={"idle_seconds": 1}))
+    body = form_body(text_part("prompt", "a cat"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", intake.server.port)
+    writer.write(request_head("/form", CONTENT_TYPE, f"Content-Length: {len(body)}"))
+    for start in range(0, len(body), len(body) // 6):
+        await asyncio.sleep(0.2)
+        writer.write(body[start : start + len(body) // 6])
+        await writer.drain()
+    assert (await reader.readline()).split()[1] == b"200"
+    writer.close()
     await intake.server.close()
 
 
 async def test_uploads_wait_for_their_turn_and_not_for_ever() -> None:
     intake = await start_server(LIMITS.model_copy(update={"upload_seconds": 0.05}))
     body = form_body(text_part("prompt", "a cat"))
-    for _ in range(LIMITS.uploads):
-        await intake.uploads.acquire()
-    reply = await intake.post(body)
-    assert (reply.status, reply.error["code"]) == (429, "too_many_uploads")
-    assert reply.headers["retry-after"] == "1"
-    intake.limits = LIMITS
-    waiting = asyncio.create_task(intake.post(body))
-    intake.uploads.release()
+    async with intake.uploads.hold(LOOPBACK, 1):
+        reply = await intake.post(body)
+        assert (reply.status, reply.error["code"]) == (429, "too_many_uploads")
+        assert reply.headers["retry-after"] == "1"
+        intake.limits = LIMITS
+        waiting = asyncio.create_task(intake.post(body))
     assert (await waiting).status == 200
+    await intake.server.close()
+
+
+async def test_one_caller_cannot_keep_others_from_uploading(intake: IntakeServer) -> None:
+    intake.limits = LIMITS.model_copy(update={"upload_seconds": 0.5})
+    body = form_body(text_part("prompt", "a cat"))
+    async with AsyncExitStack() as held:
+        for _ in range(LIMITS.uploads // 2):
+            await held.enter_async_context(intake.uploads.hold("another", 1))
+        assert (await intake.post(body)).status == 200
+
+
+async def test_callers_are_told_apart_by_their_keys() -> None:
+    intake = await start_server(LIMITS.model_copy(update={"upload_seconds": 0.05}))
+    body = form_body(text_part("prompt", "a cat"))
+    async with intake.uploads.hold("k1", 1):
+        intake.identity = Identity("alice", "k1")
+        assert (await intake.post(body)).status == 429
+        intake.identity = Identity("bob", "k2")
+        assert (await intake.post(body)).status == 200
     await intake.server.close()
 
 

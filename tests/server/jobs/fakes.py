@@ -12,6 +12,7 @@ from typing import Any
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
+    HeldTemplate,
     ModelCard,
     PhaseTimings,
     Pixels,
@@ -125,6 +126,9 @@ class FakeReplica:
         raise NotImplementedError
 
     def forget(self, keys: Iterable[str]) -> None:
+        raise NotImplementedError
+
+    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         raise NotImplementedError
 
     async def close(self) -> None:

@@ -46,16 +46,22 @@ def logged_failures(server: ServerProcess) -> list[str]:
     return failures
 
 
+def parse(arguments: list[str]) -> tuple[float, list[str]]:
+    """Minutes, and what comes after --. argparse would take the first of those for the minutes where none are given."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    usage = "%(prog)s [-h] [MINUTES] [-- options of `schemathesis run`]"
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", usage=usage, description=__doc__)
+    parser.add_argument("minutes", metavar="MINUTES", type=float, nargs="?", default=10.0, help="default: %(default)g")
+    return parser.parse_args(arguments[:at]).minutes, arguments[at + 1 :]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("minutes", type=float, nargs="?", default=10.0, help="default: %(default)g")
-    parser.add_argument("options", nargs="*", help="of `schemathesis run`, after --")
-    given = parser.parse_args()
+    minutes, options = parse(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         model = save_tiny_builtin(Path(folder) / "model")
         with ServerProcess(model, Path(folder) / "data") as server:
-            seconds = max(1, round(60 * given.minutes))
-            code, report = fuzz(server.url, "--max-time", str(seconds), *given.options)
+            seconds = max(1, round(60 * minutes))
+            code, report = fuzz(server.url, "--max-time", str(seconds), *options)
             failures = logged_failures(server)
     sys.stdout.write(report)
     sys.stdout.writelines(failures)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import schemathesis
 from hypothesis import strategies as st
 
@@ -10,4 +12,7 @@ from tests.server.processes.requests import mask_png, picture_png
 PICTURES = st.sampled_from([picture_png(0), picture_png(1), mask_png()])
 BROKEN = st.one_of(st.binary(max_size=64), PICTURES.map(lambda png: png[: len(png) // 2]))
 
-schemathesis.openapi.format("binary", st.one_of(PICTURES, PICTURES, BROKEN))
+FILES = st.one_of(PICTURES, PICTURES, BROKEN)
+
+schemathesis.openapi.format("binary", FILES)
+schemathesis.openapi.format("byte", FILES.map(lambda data: base64.b64encode(data).decode()))

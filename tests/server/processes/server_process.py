@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import re
 import signal
 import subprocess
@@ -16,18 +15,19 @@ from types import TracebackType
 PROGRAM = "from instgenie_server.cli import main; main()"
 START_SECONDS = 90.0  # imports alone take 5 on an idle core
 STOP_SECONDS = 60.0
-_URL = re.compile(r"^serving at (http://\S+) ")
+_URL = r"serving at (http://\S+) "
 
 
 class ServerProcess:
     """A server that takes edits once the constructor returns; at the end of a `with` block it is killed.
 
+    Args:
+        ready: False does not wait for it.
     Attributes:
-        url: without a slash at its end.
         lines: what it has written to stderr so far.
     """
 
-    def __init__(self, model: Path, data_dir: Path, *options: str) -> None:
+    def __init__(self, model: Path, data_dir: Path, *options: str, ready: bool = True) -> None:
         arguments = ("--port", "0", "--model", str(model), "--data-dir", str(data_dir), *SMALL, *options)
         self.process = subprocess.Popen(
             (sys.executable, "-c", PROGRAM, "serve", *arguments),
@@ -37,22 +37,27 @@ class ServerProcess:
             env=environment(),
         )
         self.lines: list[str] = []
-        self._found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._grown = threading.Condition()
+        self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        try:
-            url = self._found.get(timeout=START_SECONDS)
-            assert url is not None, f"the server ended at its start:\n{self.log()}"
-        except BaseException:
-            self.kill()
-            raise
-        self.url = url
+        if ready:
+            try:
+                self.until(_URL)
+            except BaseException:
+                self.kill()
+                raise
 
     def __enter__(self) -> ServerProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill()
+
+    @property
+    def url(self) -> str:
+        """Without a slash at its end; waits until it takes edits."""
+        return self.until(_URL)[1]
 
     @property
     def port(self) -> int:
@@ -62,6 +67,14 @@ class ServerProcess:
     def log(self) -> str:
         """All that it has written to stderr."""
         return "".join(self.lines)
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Wait until the log holds the pattern: its first match."""
+        with self._grown:
+            self._grown.wait_for(lambda: self._ended or re.search(pattern, self.log()), START_SECONDS)
+            found = re.search(pattern, self.log())
+        assert found is not None, f"no {pattern!r} in:\n{self.log()}"
+        return found
 
     def kill(self) -> None:
         """SIGKILL; wait until the process is gone."""
@@ -86,11 +99,12 @@ class ServerProcess:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.lines.append(line)
-            found = _URL.match(line)
-            if found:
-                self._found.put(found[1])
-        self._found.put(None)
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+        with self._grown:
+            self._ended = True
+            self._grown.notify_all()
 
 
 # One thread: tiny tensors on several wait for each other. A given dtype: none has to be measured.

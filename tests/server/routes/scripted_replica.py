@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from instgenie.orders import EditOrder, EditOutcome, ModelCard, PhaseTimings, StepReport, WarmOrder, WarmReport
+from instgenie.orders import (
+    EditOrder,
+    EditOutcome,
+    HeldTemplate,
+    ModelCard,
+    PhaseTimings,
+    StepReport,
+    WarmOrder,
+    WarmReport,
+)
 from tests.server.intake.pictures import encoded
 
 STEPS = 4
@@ -95,6 +104,7 @@ class ScriptedReplica:
         self.warms: asyncio.Queue[ScriptedWarm] = asyncio.Queue()
         self.pinned: set[str] = set()
         self.forgotten: list[str] = []
+        self.records: dict[str, HeldTemplate] = {}
         self._running: set[ScriptedEdit | ScriptedWarm] = set()
 
     @property
@@ -122,7 +132,12 @@ class ScriptedReplica:
             edit.stopped.set()
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
-        warm = ScriptedWarm(order, report, asyncio.get_running_loop().create_future())
+        def told(window: WarmReport) -> None:
+            if window.outcome != "refused":
+                self.records[window.key] = HeldTemplate(window.num_bytes, 0)
+            report(window)
+
+        warm = ScriptedWarm(order, told, asyncio.get_running_loop().create_future())
         self._running.add(warm)
         self.warms.put_nowait(warm)
         try:
@@ -135,7 +150,7 @@ class ScriptedReplica:
             warm.stopped.set()
 
     def pin(self, keys: Iterable[str]) -> int:
-        keys = set(keys)
+        keys = set(keys) & self.records.keys()
         self.pinned |= keys
         return len(keys)
 
@@ -145,7 +160,16 @@ class ScriptedReplica:
     def forget(self, keys: Iterable[str]) -> None:
         keys = list(keys)
         self.unpin(keys)
+        self.evict(*keys)
         self.forgotten += keys
+
+    def evict(self, *keys: str) -> None:
+        """Drop records as a full cache does."""
+        for key in keys:
+            self.records.pop(key, None)
+
+    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        return {key: self.records.get(key, HeldTemplate(None, 0)) for key in keys}
 
     async def close(self) -> None:
         pass

@@ -41,7 +41,7 @@ async def test_a_job_gives_the_bytes_of_the_same_edit_at_once(tiny: Site) -> Non
         assert response.headers["x-request-id"]
     assert re.fullmatch(r"edit-[0-9a-z]{26}", accepted["id"])
     assert (accepted["object"], accepted["status"], accepted["seed"]) == ("edit", "queued", 11)
-    assert accepted["position"] in (0, 1)
+    assert accepted.get("position") in (None, 1)  # it may run already
     job = await ended(tiny, accepted["id"])
     assert (job["status"], job["step"], job["steps"], job["seed"]) == ("done", 4, 4, 11)
     assert job["cache"] in ("hit", "cold")

@@ -73,7 +73,7 @@ async def test_windows_of_boxes(tiny: Site) -> None:
 async def test_pinning(tiny: Site, tiny_replica: LocalReplica) -> None:
     template = await settled(tiny, await tiny.ask("POST", TEMPLATES, 202, data=upload(png(picture(101)), pin="true")))
     assert template["pinned"]
-    (key,) = tiny.engine.templates.list("local")[0].keys
+    (key,) = tiny.engine.templates.list("local")[0].keys.values()
     assert tiny_replica.pin([key]) == 1
     for method, pinned in (("DELETE", False), ("DELETE", False), ("POST", True), ("POST", True)):
         reply = await tiny.ask(method, f"{TEMPLATES}/{template['id']}/pin")
@@ -169,7 +169,7 @@ async def test_no_room_for_the_records(site: Site, scripted: ScriptedReplica) ->
 async def test_a_failure_does_not_keep_others_from_being_recorded(
     site: Site, scripted: ScriptedReplica, error: Exception
 ) -> None:
-    templates = [await site.ask("POST", TEMPLATES, 202, data=upload()) for _ in range(2)]
+    templates = [await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=seed)) for seed in range(2)]
     (await scripted.warms.get()).end.set_exception(error)
     failed = await settled(site, templates[0])
     assert failed["status"] == "failed"
@@ -179,7 +179,9 @@ async def test_a_failure_does_not_keep_others_from_being_recorded(
 
 
 async def test_deleting_one_that_waits_and_one_that_is_recorded(site: Site, scripted: ScriptedReplica) -> None:
-    first, second, third = [await site.ask("POST", TEMPLATES, 202, data=upload(pin="true")) for _ in range(3)]
+    first, second, third = [
+        await site.ask("POST", TEMPLATES, 202, data=upload(pin="true", template_seed=seed)) for seed in range(3)
+    ]
     warm = await scripted.warms.get()
     warm.window(1, 3, "a")
     await site.ask("DELETE", f"{TEMPLATES}/{second['id']}", 204)
@@ -196,8 +198,10 @@ async def test_deleting_one_that_waits_and_one_that_is_recorded(site: Site, scri
 
 
 async def test_records_that_templates_share(site: Site, scripted: ScriptedReplica) -> None:
-    """The same picture twice has the same records: they go with the last, and stay pinned as long as one pins them."""
-    first, second = [await site.ask("POST", TEMPLATES, 202, data=upload(pin="true")) for _ in range(2)]
+    """They go with the last template that has them, and stay pinned as long as one of these pins them."""
+    first, second = [
+        await site.ask("POST", TEMPLATES, 202, data=upload(pin="true", max_windows=number)) for number in (1, 2)
+    ]
     for template in (first, second):
         warm = await scripted.warms.get()
         warm.window(1, 1, "a")
@@ -215,15 +219,163 @@ async def test_records_that_templates_share(site: Site, scripted: ScriptedReplic
 
 async def test_too_many_at_once(site: Site, scripted: ScriptedReplica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("instgenie_server.template_registry.MAX_WAITING_BYTES", 64 * 64 * 3)
-    templates = [await site.ask("POST", TEMPLATES, 202, data=upload())]
+    await site.ask("POST", TEMPLATES, 202, data=upload())
     warm = await scripted.warms.get()
-    templates.append(await site.ask("POST", TEMPLATES, 202, data=upload()))
-    async with site.session.post(TEMPLATES, data=upload()) as response:
+    await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=1))
+    async with site.session.post(TEMPLATES, data=upload(template_seed=2)) as response:
         assert response.status == 429
         assert response.headers["retry-after"] == "5"
+    await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=1))  # that one waits already
     warm.succeed()
     await scripted.warms.get()
-    await site.ask("POST", TEMPLATES, 202, data=upload())
+    await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=2))
+
+
+async def recorded(site: Site, scripted: ScriptedReplica, *keys: str, **fields: Any) -> dict[str, Any]:
+    """A template with these records."""
+    template = await site.ask("POST", TEMPLATES, 202, data=upload(**fields))
+    await record_next(scripted, *keys)
+    return await settled(site, template)
+
+
+async def record_next(scripted: ScriptedReplica, *keys: str) -> None:
+    """Record the windows of the template that is next."""
+    warm = await scripted.warms.get()
+    for number, key in enumerate(keys, 1):
+        warm.window(number, len(keys), key)
+    warm.succeed()
+
+
+async def test_the_same_upload_is_the_same_template(site: Site, scripted: ScriptedReplica) -> None:
+    warm = await recorded(site, scripted, "a", guidance=3)
+    again = await site.ask("POST", TEMPLATES, 200, data=upload(guidance="3.0", max_windows="64"))
+    assert again == warm
+    pinned = await site.ask("POST", TEMPLATES, 200, data=upload(guidance=3, pin="true"))
+    assert pinned == warm | {"pinned": True}
+    assert scripted.pinned == {"a"}
+    assert (await site.ask("POST", TEMPLATES, 200, data=upload(guidance=3)))["pinned"]
+    for data in (upload(guidance=4), upload(png(picture(1)), guidance=3), upload(guidance=3, boxes="[[0,0,5,5]]")):
+        assert (await site.ask("POST", TEMPLATES, 202, data=data))["id"] != warm["id"]
+    assert len((await site.get(TEMPLATES))["data"]) == 4
+
+
+@pytest.mark.parametrize("gone", [["a"], ["a", "b"]])
+async def test_evicted_and_uploaded_again(site: Site, scripted: ScriptedReplica, gone: list[str]) -> None:
+    warm = await recorded(site, scripted, "a", "b")
+    assert (warm["status"], warm["num_bytes"], warm["tiers"]) == ("warm", 200, {"host": 200})
+    scripted.evict(*gone)
+    evicted = await site.get(f"{TEMPLATES}/{warm['id']}")
+    left = 2 - len(gone)
+    assert (evicted["status"], evicted["windows"], evicted["windows_done"]) == ("evicted", 2, left)
+    assert (evicted["num_bytes"], evicted["tiers"]) == (100 * left, {"host": 100 * left})
+    assert (await site.get(TEMPLATES))["data"] == [evicted]
+    again = await site.ask("POST", TEMPLATES, 202, data=upload())
+    assert (again["id"], again["status"]) == (warm["id"], "queued")
+    await record_next(scripted, "a", "b")
+    assert await settled(site, again) == warm
+
+
+async def test_evicted_and_pinned(site: Site, scripted: ScriptedReplica) -> None:
+    warm = await recorded(site, scripted, "a", "b", steps=3)
+    scripted.evict("b")
+    pinned = await site.ask("POST", f"{TEMPLATES}/{warm['id']}/pin")
+    assert (pinned["status"], pinned["pinned"], scripted.pinned) == ("queued", True, {"a"})
+    again = await site.ask("POST", f"{TEMPLATES}/{warm['id']}/pin")  # it waits already
+    order = (await scripted.warms.get()).order
+    assert (order.id, order.steps) == (warm["id"], 3)
+    assert scripted.warms.empty()
+    assert again["pinned"]
+
+
+async def test_failed_and_pinned_or_uploaded_again(site: Site, scripted: ScriptedReplica) -> None:
+    template = await site.ask("POST", TEMPLATES, 202, data=upload())
+    for is_pinned in (True, False):
+        (await scripted.warms.get()).end.set_exception(ReplicaError("out of memory"))
+        failed = await settled(site, template)
+        assert failed["status"] == "failed"
+        if is_pinned:
+            template = await site.ask("POST", f"{TEMPLATES}/{failed['id']}/pin")
+        else:
+            template = await site.ask("POST", TEMPLATES, 202, data=upload())
+        assert (template["id"], template["status"], "error" in template) == (failed["id"], "queued", False)
+    await record_next(scripted, "a")
+    assert (await settled(site, template))["status"] == "warm"
+    assert scripted.pinned == {"a"}
+
+
+async def test_evicted_and_its_picture_was_not_kept(
+    site: Site, scripted: ScriptedReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instgenie_server.template_registry.MAX_KEPT_BYTES", 64 * 64 * 3)
+    first = await recorded(site, scripted, "a", "b")
+    second = await recorded(site, scripted, "c", template_seed=1)
+    scripted.evict("b", "c")
+    error = await site.error("POST", f"{TEMPLATES}/{first['id']}/pin", 409)
+    assert error["code"] == "picture_gone"
+    assert "upload it again" in error["message"]
+    assert not (await site.get(f"{TEMPLATES}/{first['id']}"))["pinned"]
+    assert scripted.pinned == set()
+    assert (await site.ask("POST", f"{TEMPLATES}/{second['id']}/pin"))["status"] == "queued"
+
+
+async def test_a_pinned_one_that_is_evicted_as_it_is_recorded(site: Site, scripted: ScriptedReplica) -> None:
+    template = await site.ask("POST", TEMPLATES, 202, data=upload(pin="true"))
+    warm = await scripted.warms.get()
+    warm.window(1, 1, "a")
+    scripted.evict("a")
+    warm.succeed()
+    failed = await settled(site, template)
+    assert (failed["status"], failed["num_bytes"]) == ("failed", 0)
+    assert "no room" in failed["error"]["message"]
+
+
+async def test_more_than_a_tenant_may_have(
+    site: Site, scripted: ScriptedReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instgenie_server.template_registry.MAX_TEMPLATES_OF_TENANT", 4)
+    kept = [await recorded(site, scripted, "a"), await recorded(site, scripted, "b", template_seed=1)]
+    evicted = await recorded(site, scripted, "c", template_seed=2)
+    scripted.evict("c")
+    failed = await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=3))
+    (await scripted.warms.get()).end.set_exception(ReplicaError("out of memory"))
+    await settled(site, failed)
+    for seed, gone in ((4, failed), (5, evicted)):
+        kept.append(await recorded(site, scripted, f"{seed}", template_seed=seed))
+        await site.error("GET", f"{TEMPLATES}/{gone['id']}", 404)
+    async with site.session.post(TEMPLATES, data=upload(template_seed=6)) as response:
+        assert (response.status, response.headers["x-should-retry"]) == (429, "false")
+        error = (await response.json())["error"]
+    assert error["code"] == "too_many_templates"
+    assert error["message"] == "you have 4 templates, and 4 are the most: delete some"
+    assert (await site.get(TEMPLATES))["data"] == kept[::-1]
+    await site.ask("DELETE", f"{TEMPLATES}/{kept[0]['id']}", 204)
+    await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=6))
+
+
+async def test_more_than_the_server_may_have(
+    guarded: tuple[Site, dict[str, Any], dict[str, Any]], scripted: ScriptedReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, ann, bob = guarded
+    monkeypatch.setattr("instgenie_server.template_registry.MAX_TEMPLATES", 1)
+    template = await site.ask("POST", TEMPLATES, 202, data=upload(), **ann)
+    error = await site.error("POST", TEMPLATES, 429, data=upload(), **bob)
+    assert error["code"] == "too_many_templates"
+    (await scripted.warms.get()).end.set_exception(ReplicaError("out of memory"))
+    await settled(site, template, **ann)
+    await site.ask("POST", TEMPLATES, 202, data=upload(), **bob)
+    assert (await site.get(TEMPLATES, **ann))["data"] == []
+
+
+async def test_hits(tiny: Site) -> None:
+    image = png(picture(102))
+    await tiny.ask("POST", "/v1/images/edits", data=form(image))  # before it is a template
+    template = await settled(tiny, await tiny.ask("POST", TEMPLATES, 202, data=upload(image)))
+    assert template["hits"] == 0
+    for cache in ("auto", "off", "only"):
+        await tiny.ask("POST", "/v1/images/edits", data=form(image, cache=cache))
+    after = await tiny.get(f"{TEMPLATES}/{template['id']}")
+    assert after == template | {"hits": 2}
+    assert after["tiers"] == {"host": after["num_bytes"]}
 
 
 @pytest_asyncio.fixture
