@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL import Image
 from instgenie.edit_cost import EditCost, EditWork, edit_work
 from instgenie.editor import Editor
 from instgenie.errors import InstGenIEError, MaskError, PictureError, ReplicaError
-from instgenie.mask import bounding_box
+from instgenie.order_work import predicted_work
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
@@ -36,7 +35,6 @@ from instgenie.records import dtype_name
 from instgenie.request import EditRequest, EditTimings
 from instgenie.running_edit import RunningEdit
 from instgenie.warm_request import WarmedWindow, WarmRequest
-from instgenie.window import choose_window
 from instgenie.work_queue import WorkQueue
 from instgenie_cache import TemplateLease
 
@@ -127,32 +125,7 @@ class LocalReplica:
 
     def predicted_seconds(self, order: EditOrder) -> float:
         """See `Replica`. Active tokens are those of the mask's bounding box, the template is taken as warm."""
-        total = (self._model.canvas_pixels // self._model.patch) ** 2
-        active = total if order.cache == "off" else min(total, self._box_tokens(order))
-        passes = 1 if self._model.distilled or order.guidance == 1 else 2
-        steps = self._model.steps if order.steps is None else order.steps
-        steps = max(1, ceil(steps * min(1.0, max(0.0, order.strength))))
-        return self._cost.predict(
-            edit_work(steps=steps, passes=passes, tokens_active=active, tokens_total=total, is_cold=False)
-        )
-
-    def _box_tokens(self, order: EditOrder) -> int:
-        """Tokens of the mask's bounding box and its halo, in the window that the edit will see."""
-        width, height = order.picture.width, order.picture.height
-        mask = np.frombuffer(order.mask, np.bool_)
-        if mask.size != width * height or not mask.any():
-            return 0  # refused later
-        box = bounding_box(mask.reshape(height, width)) if order.crop else (0, 0, width, height)
-        patch = self._model.patch
-        window = choose_window(width, height, box, patch, (self._model.canvas_pixels // patch) ** 2)
-        across, down = (
-            ceil((end - start) * canvas / extent / patch) + 2 * max(0, order.halo)
-            for start, end, canvas, extent in (
-                (box[0], box[2], window.canvas_width, window.width),
-                (box[1], box[3], window.canvas_height, window.height),
-            )
-        )
-        return across * down
+        return self._cost.predict(predicted_work(order, self._model))
 
     async def calibrate(self) -> None:
         """Run a short edit, so that the first one finds the device warm and its cost known."""

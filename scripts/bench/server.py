@@ -30,6 +30,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from instgenie.edit_cost import EditCost
+from instgenie.order_work import predicted_work
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
@@ -78,8 +80,8 @@ class InstantReplica:
         timings = PhaseTimings(0, 0, 0, 0, 0, cache="hit", steps=1, dense_steps=0, tokens_active=1, tokens_total=1)
         self._outcome = EditOutcome(file, SIDE, SIDE, timings)
 
-    def predicted_seconds(self, order: EditOrder) -> float:  # noqa: ARG002
-        return 0.0
+    def predicted_seconds(self, order: EditOrder) -> float:
+        return 0.0 * EditCost().predict(predicted_work(order, self.model))  # what it costs to ask
 
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:  # noqa: ARG002
         report(StepReport(0, 1))
@@ -154,10 +156,17 @@ def spread(times: list[float]) -> dict[str, float]:
 def server(folder: Path) -> Iterator[tuple[int, int]]:
     """Id and port of a server in a process of its own."""
     command = (sys.executable, str(Path(__file__)), "--serve", str(folder))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
-            yield process.pid, int(process.stdout.readline().rpartition(":")[2])
+            url = process.stdout.readline()
+            if not url:
+                log.seek(0)
+                sys.exit(f"the server did not start:\n{log.read()}")
+            yield process.pid, int(url.rpartition(":")[2])
         finally:
             process.terminate()
 

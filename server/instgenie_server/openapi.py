@@ -140,9 +140,9 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
         parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     parameters += [{"in": "query", **parameter} for parameter in operation.query]
     parameters += [{"name": name, "in": "header", "schema": {"type": "string"}} for name in operation.headers]
-    replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
+    replies = {str(status): _reply(status, reply) for status, reply in operation.replies.items()}
     if operation.is_streamed:
-        replies["200"]["content"] |= _reply(_EVENTS)["content"]
+        replies["200"]["content"] |= _reply(200, _EVENTS)["content"]
     for status in (*operation.errors, *(() if operation.is_open else _KEY_ERRORS)):
         replies.setdefault(str(status), _error(status))
     result: dict[str, Any] = {
@@ -165,15 +165,16 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
     return result
 
 
-def _reply(reply: type[BaseModel] | str | None) -> dict[str, Any]:
+def _reply(status: int, reply: type[BaseModel] | str | None) -> dict[str, Any]:
+    description = {202: "accepted: it goes on in the background", 204: "deleted"}.get(status, "done")
     if reply is None:
-        return {"description": "done"}
+        return {"description": description}
     if reply == _EVENTS:  # without a schema: OpenAPI 3.1 cannot say whether it is of the whole or of one event
-        return {"description": "done", "content": {_EVENTS: {}}}
+        return {"description": description, "content": {_EVENTS: {}}}
     if isinstance(reply, str):
-        return {"description": "done", "content": {reply: {"schema": {"type": "string"}}}}
+        return {"description": description, "content": {reply: {"schema": {"type": "string"}}}}
     return {
-        "description": "done",
+        "description": description,
         "content": {"application/json": {"schema": {"$ref": _REF.format(model=reply.__name__)}}},
     }
 

@@ -98,6 +98,7 @@ class RetentionSettings(_Group):
     bytes: int = Field(
         default=4_000 * _MB, ge=0, description="Of inputs and results; the oldest finished jobs go first."
     )
+    jobs: int = Field(default=20_000, ge=0, description="Finished jobs; the oldest go first.")
     sweep_seconds: float = Field(default=60, gt=0, description="Time between sweeps.")
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instgenie_server.cli.show_table import show_table
+
 if TYPE_CHECKING:
     from instgenie_server.settings_sources import ResolvedSettings
 
@@ -50,7 +52,6 @@ def show(
 
 
 def _print_table(resolved: ResolvedSettings) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -61,4 +62,4 @@ def _print_table(resolved: ResolvedSettings) -> None:
         value = "none" if row.value is None else str(row.value).lower() if isinstance(row.value, bool) else row.value
         source = f"file {resolved.file}" if row.source == "file" else row.source
         table.add_row(row.key, Text(str(value)), Text(source), style="" if row.source != "default" else "dim")
-    Console().print(table)
+    show_table(table)

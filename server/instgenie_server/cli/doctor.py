@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from instgenie_server.cli.loading import DtypeChoice, DtypeOption, ModelOption, ThreadsOption
+from instgenie_server.cli.show_table import show_table
 from instgenie_server.cli.status_line import status_line
 
 
@@ -34,13 +35,12 @@ def doctor(
 
 
 def _print_table(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("what", "value")
     for name, value in _rows(report):
         table.add_row(name, value)
-    Console().print(table)
+    show_table(table)
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instgenie_server.cli.config import ConfigOption
+from instgenie_server.cli.show_table import show_table
 
 if TYPE_CHECKING:
     from instgenie_server.access.key_file import KeyFile
@@ -53,13 +54,12 @@ def list_(
     if as_json:
         typer.echo(json.dumps([dict(zip(("id", "tenant", "created_at"), row, strict=True)) for row in rows]))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("id", "tenant", "created")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    show_table(table)
 
 
 @keys.command()

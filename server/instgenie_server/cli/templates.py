@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from instgenie_server.cli.remote import DEFAULT_SERVER, ApiKeyOption, ServerOption, ask
+from instgenie_server.cli.show_table import show_table
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `instgenie templates ls` prints it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -24,7 +25,6 @@ def ls(server: ServerOption = DEFAULT_SERVER, api_key: ApiKeyOption = None, as_j
     if as_json:
         typer.echo(json.dumps(found))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("id", "status", "size", "windows", "MB", "hits", "pinned")
@@ -34,7 +34,7 @@ def ls(server: ServerOption = DEFAULT_SERVER, api_key: ApiKeyOption = None, as_j
             *(template["id"], template["status"], size, windows_of(template)),
             *(f"{template['num_bytes'] / 1e6:.1f}", str(template["hits"]), "yes" if template["pinned"] else ""),
         )
-    Console().print(table)
+    show_table(table)
 
 
 @templates.command()

@@ -13,7 +13,8 @@ def to_drop(
     jobs: Sequence[KeptJob], sizes_bytes: Mapping[str, int], settings: RetentionSettings, now: float
 ) -> list[str]:
     """The jobs to delete, those that ended first before the others: all that ended longer than `age_seconds` ago, then
-    as many more as it takes until the files of the rest are within `bytes`. Unfinished ones are never among them.
+    as many more as it takes until the rest are `jobs` at most and their files are within `bytes`. Unfinished ones are
+    never among them.
 
     Args:
         sizes_bytes: of the stored files by digest. A file that several jobs refer to counts once, and is freed with the
@@ -24,7 +25,8 @@ def to_drop(
     ended = sorted((job.finished_at, job.id, job.files) for job in jobs if job.finished_at is not None)
     dropped: list[str] = []
     for finished_at, job_id, files in ended:
-        if finished_at >= now - settings.age_seconds and total_bytes <= settings.bytes:
+        is_young, fits = finished_at >= now - settings.age_seconds, total_bytes <= settings.bytes
+        if is_young and fits and len(ended) - len(dropped) <= settings.jobs:
             break
         dropped.append(job_id)
         for digest in files:

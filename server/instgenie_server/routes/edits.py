@@ -15,6 +15,7 @@ from instgenie_server.intake import JobForm
 from instgenie_server.intake.field_values import shown
 from instgenie_server.jobs import (
     CorruptFileError,
+    EventKind,
     Job,
     JobEvent,
     JobState,
@@ -34,6 +35,7 @@ from instgenie_server.schemas import JobList
 routes = web.RouteTableDef()
 
 MAX_PAGE = 100
+_STATES = {EventKind.STARTED: "running", EventKind.STEP: "running"}  # all others bear the name of the job's state
 MAX_IDEMPOTENCY_CHARS = 200
 
 
@@ -132,7 +134,7 @@ async def _job(request: web.Request) -> Job:
 
 
 def _event_data(job: Job, event: JobEvent) -> str:
-    data = {"id": job.id, "status": event.kind.value, **event.data}
+    data = {"id": job.id, "status": _STATES.get(event.kind, event.kind.value), **event.data}
     if event.preview is not None:
         data["preview_b64"] = to_base64(event.preview)
     return json.dumps(data)

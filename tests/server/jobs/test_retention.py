@@ -15,7 +15,9 @@ SIZES_BYTES = {"a": 1, "b": 10, "c": 100, "d": 1000}
 jobs_ = st.lists(
     st.tuples(st.none() | st.floats(0, NOW), st.frozensets(st.sampled_from("abcde"), max_size=3)), max_size=12
 ).map(lambda pairs: [KeptJob(f"j{number}", *pair) for number, pair in enumerate(pairs)])
-budgets = st.builds(RetentionSettings, age_seconds=st.floats(1, 1000), bytes=st.integers(0, 1200))
+budgets = st.builds(
+    RetentionSettings, age_seconds=st.floats(1, 1000), bytes=st.integers(0, 1200), jobs=st.integers(0, 12)
+)
 
 
 def stored_bytes(jobs: list[KeptJob]) -> int:
@@ -36,10 +38,11 @@ def test_properties(jobs: list[KeptJob], settings: RetentionSettings) -> None:
     assert max(gone_at, default=0) <= min(kept_at, default=NOW)  # older ones first
     oldest_allowed = NOW - settings.age_seconds
     assert all(finished_at >= oldest_allowed for finished_at in kept_at)
+    assert len(kept_at) <= settings.jobs
     if kept_at:
         assert stored_bytes(kept) <= settings.bytes
     if gone and gone_at[-1] >= oldest_allowed:  # no more than needed: without the last one it would be too much
-        assert stored_bytes([*kept, gone[-1]]) > settings.bytes
+        assert stored_bytes([*kept, gone[-1]]) > settings.bytes or len(kept_at) == settings.jobs
 
 
 @given(jobs_, budgets)

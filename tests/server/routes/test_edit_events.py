@@ -30,7 +30,8 @@ async def events_of(site: Site, job_id: str, count: int | None = None, last: int
         async with aclosing(sse_events(response)) as events:
             async for event in events:
                 data = json.loads(event["data"])
-                assert (data.pop("id"), data.pop("status")) == (job_id, event["event"])
+                state = "running" if event["event"] in ("started", "step") else event["event"]
+                assert (data.pop("id"), data.pop("status")) == (job_id, state)
                 found.append((int(event["id"]), event["event"], data))
                 if len(found) == count:
                     break
