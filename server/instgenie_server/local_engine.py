@@ -36,19 +36,8 @@ async def open_local_replica(settings: EngineSettings) -> AsyncIterator[Replica]
 
 
 def _load(settings: EngineSettings) -> LocalReplica:
-    from instgenie.checkpoint import BUILTIN, load_checkpoint
-    from instgenie.compute_dtype import dtype_of
-    from instgenie.editor import Editor
-    from instgenie.host import available_memory_bytes, compute_device, quiet_libraries, set_threads
+    from instgenie.load_editor import load_editor
     from instgenie.local_replica import LocalReplica
-    from instgenie_cache import MemoryStore
 
-    quiet_libraries()
-    if settings.threads is not None:
-        set_threads(settings.threads)
-    device = compute_device()
-    checkpoint = load_checkpoint(settings.model or BUILTIN, dtype_of(settings.dtype, device), device)
-    budget_bytes = settings.cache_bytes
-    if budget_bytes is None:
-        budget_bytes = available_memory_bytes() // 2
-    return LocalReplica(Editor(checkpoint, MemoryStore(budget_bytes)), str(device))
+    editor = load_editor(settings.model, settings.dtype, settings.threads, settings.cache_bytes)
+    return LocalReplica(editor, str(editor.checkpoint.forward.device))

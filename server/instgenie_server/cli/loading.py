@@ -61,18 +61,9 @@ def load_editor(folder: Path | None, dtype: DtypeChoice, threads: int | None) ->
         from instgenie.errors import ParameterError
 
         raise ParameterError("model", f"{folder} is not a folder")
-    from instgenie.checkpoint import BUILTIN, load_checkpoint
-    from instgenie.compute_dtype import dtype_of
-    from instgenie.editor import Editor
-    from instgenie.host import available_memory_bytes, compute_device, quiet_libraries, set_threads
+    from instgenie.load_editor import load_editor as load
     from instgenie.records import dtype_name
-    from instgenie_cache import MemoryStore
 
-    quiet_libraries()
-    if threads is not None:
-        set_threads(threads)
-    device = compute_device()
-    checkpoint = load_checkpoint(folder or BUILTIN, dtype_of(dtype.value, device), device)
-    editor = Editor(checkpoint, MemoryStore(available_memory_bytes() // 2))
+    editor = load(folder, dtype.value, threads)
     load_ms = 1000 * (time.perf_counter() - started)
-    return LoadedEditor(editor, dtype_name(checkpoint.forward.dtype), load_ms)
+    return LoadedEditor(editor, dtype_name(editor.checkpoint.forward.dtype), load_ms)

@@ -24,7 +24,7 @@ from instgenie_server.routes.keys import engine_of
 from instgenie_server.routes.read_edit import ReadEdit
 from instgenie_server.schemas import ImageData
 
-_STATUSES = {"template_not_cached": 404, "edit_failed": 500, "input_lost": 500}
+_STATUSES = {"template_not_cached": 404, "edit_failed": 500, "input_lost": 500, "interrupted": 500}
 
 
 def deadline_seconds(request: web.Request, form: EditForm) -> float:
