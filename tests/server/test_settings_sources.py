@@ -168,7 +168,7 @@ def test_assignments() -> None:
         "limits.parts": "3",
         "public_url": "https://x?a=b",
     }
-    with pytest.raises(SettingsError, match=r"limits\.parts is no setting: write KEY=VALUE"):
+    with pytest.raises(SettingsError, match=r"limits\.parts has no value: write KEY=VALUE"):
         parse_assignments(["limits.parts"])
 
 
