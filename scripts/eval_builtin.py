@@ -1,17 +1,19 @@
 """Measure the embedded model on held-out scenes; prints a table and writes JSON.
 
     python scripts/eval_builtin.py [--model FOLDER] [--cases 64] [--json scripts/bench/results/eval_builtin.json]
+    python scripts/eval_builtin.py --cases 192 --only headline
 
 What a model can draw is in its `concepts.json`, if it has one. The repository's atlas has pictures of 64 things; a
 model that knows more needs --data, as `train_builtin.py` does, or is measured on those 64 alone.
 
 Scenes are new; the pictured things are those it was trained on. Rows say whether the captions are ("seen") or not
-("unseen"), every row its number of cases `n`. Edits are cached ones unless a row says dense.
+("unseen"), every row its number of cases `n`. Edits are cached ones unless a row says dense. More cases than things go
+round these again, with new scenes. Behind a share stands its 95 % interval (Wilson), as if the cases were independent.
 
-Retrieval: an edit is compared with drawings of all pictured things in the same place (mean squared error, nearest of
-many scales and shifts); top1 is the share of edits that are nearest to what the prompt named. The controls make new
-edits of the same scenes, with another thing's prompt or none, and rank them for the first thing. Rows that begin with
-"half" are on every second case.
+Retrieval: an edit is compared with drawings of all things and coloured shapes in the same place (mean squared error,
+nearest of many scales and shifts); top1 is the share of edits that are nearest to what the prompt named. "among the
+pictured" are the same edits compared with the pictured things alone. The controls make new edits of the same scenes,
+with another thing's prompt or none, and rank them for the first thing. Rows that say "half" are on every second case.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isqrt
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from builtin_recipe.concept_file import drawable
 from builtin_recipe.concepts import Concept
 from builtin_recipe.evaluation import (
     Pictures,
+    Row,
     Rows,
     autoencoder_rows,
     nothing_rows,
@@ -38,6 +41,7 @@ from builtin_recipe.evaluation import (
     shape_rows,
     size_rows,
 )
+from builtin_recipe.shares import figures_in_words
 from instgenie.checkpoint import BUILTIN, load_checkpoint
 from instgenie.compute_dtype import measure_dtypes
 from instgenie.editor import Editor
@@ -48,17 +52,33 @@ from instgenie_cache import MemoryStore
 MAX_CASES = 128  # unless more are asked for
 
 
-def evaluate(
+def groups(
     editor: Editor, cases: int, size: int, steps: int, concepts: Sequence[Concept], pictures: Pictures
-) -> Rows:
-    """All figures, by name."""
+) -> dict[str, Callable[[], Rows]]:
+    """What makes the rows, by the names of `--only`."""
+    quarter = -(-cases // 4)
+
+    def pictured(*, headline_alone: bool) -> Rows:
+        return pictured_rows(
+            editor, cases, size, steps, pictures, concepts, headline_alone=headline_alone, tell=print_row
+        )
+
     return {
-        **pictured_rows(editor, cases, size, steps, pictures, concepts),
-        **shape_rows(editor, -(-cases * 3 // 8), size, steps, pictures, concepts),
-        **nothing_rows(editor, -(-cases // 4), size, steps, pictures, concepts),
-        **size_rows(editor, -(-cases // 4), size, steps, pictures, concepts),
-        **autoencoder_rows(editor.checkpoint.codec, cases, size, pictures, concepts),
+        "pictured": lambda: pictured(headline_alone=False),
+        "headline": lambda: pictured(headline_alone=True),
+        "shapes": lambda: shape_rows(editor, -(-cases * 3 // 8), size, steps, pictures, concepts),
+        "nothing": lambda: nothing_rows(editor, quarter, size, steps, pictures, concepts),
+        "sizes": lambda: size_rows(editor, quarter, size, steps, pictures, concepts),
+        "autoencoder": lambda: autoencoder_rows(editor.checkpoint.codec, cases, size, pictures, concepts),
     }
+
+
+GROUPS = ("pictured", "shapes", "nothing", "sizes", "autoencoder")  # `headline` is in the first
+
+
+def print_row(name: str, figures: Row) -> None:
+    """One line of the table, at once."""
+    print(f"{name:64}", figures_in_words(figures), flush=True)
 
 
 def main() -> None:
@@ -71,11 +91,20 @@ def main() -> None:
         help=f"pictured cases, by default one of every thing, {MAX_CASES} at most; 3/8 as many of shapes, 1/4 of "
         "nothing and of sizes",
     )
+    parser.add_argument(
+        "--only",
+        choices=("headline", *GROUPS),
+        nargs="+",
+        default=GROUPS,
+        help="rows to make; headline is pictured things asked for in unseen captions, one edit a case",
+    )
     parser.add_argument("--size", type=int, help="pixels, by default the size the model works best at")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.cases is not None and options.cases < 1:
+        parser.error(f"--cases {options.cases}: at least 1")
     started = time.perf_counter()
     quiet_libraries()
     device = torch.device(options.device)
@@ -84,9 +113,13 @@ def main() -> None:
     size = options.size or isqrt(checkpoint.settings.canvas_tokens) * checkpoint.codec.patch
     concepts, pictures = drawable(options.model, options.data)
     cases = options.cases or min(MAX_CASES, len(concepts_of("pictured", concepts)))
-    results = evaluate(editor, cases, size, options.steps, concepts, pictures)
-    for name, figures in results.items():
-        print(f"{name:50}", "  ".join(f"{key} {value:.3g}" for key, value in figures.items()))
+    results: Rows = {}
+    make = groups(editor, cases, size, options.steps, concepts, pictures)
+    for group in dict.fromkeys(options.only):
+        rows = make[group]()
+        for name, figures in rows.items():
+            print_row(name, figures)
+        results |= rows
     if options.json:
         about = {
             "model": checkpoint.settings.name,
@@ -95,6 +128,7 @@ def main() -> None:
             "steps": options.steps,
             "size": size,
             "cases": cases,
+            "groups": list(dict.fromkeys(options.only)),
             "minutes": (time.perf_counter() - started) / 60,
         }
         content = {"about": about, "environment": environment(), "results": results}

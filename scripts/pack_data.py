@@ -3,8 +3,8 @@
     python scripts/pack_data.py --data FOLDER --out PACK [--no-text]
 
 FOLDER is that of `train_builtin.py --data`, and PACK can be given there in its place. It holds the pictures that are
-used, emojibase's data, and the text encoder with its smaller vocabulary. With --no-text the last is left out; where
-the repository is, `--text-encoder instgenie/builtin` stands in for it.
+used, emojibase's data, their licences, and the text encoder with its smaller vocabulary. With --no-text the last is
+left out; where the repository is, `--text-encoder instgenie/builtin` stands in for it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 
 from builtin_recipe.pictures import ASSETS, picture_source
 from builtin_recipe.presets import codes_of, data_concepts
+from builtin_recipe.state_files import SHARD_BYTES
 from builtin_recipe.text_source import write_text_encoder
 from builtin_recipe.weight_shards import shard_weights
 
-MAX_FILE_BYTES = 15_000_000
 EMOJIBASE = Path("emojibase-data") / "en" / "data.json"
+LICENCES = Path(__file__).resolve().parents[1] / "LICENSES"
 
 
 def pack(data: Path, out: Path, *, text: bool, text_encoder: Path | None = None) -> list[Path]:
@@ -37,9 +38,12 @@ def pack(data: Path, out: Path, *, text: bool, text_encoder: Path | None = None)
         target = out / source.relative_to(data)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+    (out / LICENCES.name).mkdir()
+    for licence in LICENCES.glob("*.txt"):
+        shutil.copy(licence, out / LICENCES.name)
     if text:
         write_text_encoder(data, text_encoder, out)
-        shard_weights(out, MAX_FILE_BYTES)
+        shard_weights(out, SHARD_BYTES)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -50,6 +54,8 @@ def main() -> None:
     parser.add_argument("--no-text", action="store_true", help="leave the text encoder out")
     parser.add_argument("--text-encoder", type=Path, help="folder to take it from instead of MiniLM")
     options = parser.parse_args()
+    if options.no_text and options.text_encoder is not None:
+        parser.error("--no-text leaves out what --text-encoder names: give one of them")
     files = pack(options.data, options.out, text=not options.no_text, text_encoder=options.text_encoder)
     sizes = [path.stat().st_size for path in files]
     print(f"{options.out}: {len(files)} files, {sum(sizes) / 1e6:.1f} MB, the largest {max(sizes) / 1e6:.1f} MB")

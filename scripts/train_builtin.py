@@ -11,7 +11,7 @@ pieces.
     python scripts/train_builtin.py --preset gpu --device cuda --data FOLDER --checkpoint build/gpu.run
 
 trains the large model in 20 minutes, getting ready included; with `--piece 9` the command ends after nine of them,
-and the same command goes on.
+and the same command goes on, its getting ready then on top.
 
     python scripts/train_builtin.py --preset smoke
 
@@ -22,19 +22,19 @@ the repository's atlas and its text encoder from the embedded model. What it exp
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from builtin_recipe.presets import PRESETS, new_trainer
-from builtin_recipe.recipes import DeviceRecipe
-from builtin_recipe.state_files import has_state
+from builtin_recipe.recipes import PATCH, DeviceRecipe
+from builtin_recipe.state_files import SHARD_BYTES, has_state
 from builtin_recipe.text_source import copy_text_encoder, load_encoder, write_text_encoder
-from builtin_recipe.weight_shards import shard_weights
+from builtin_recipe.weight_shards import merge_weights, shard_weights
 from instgenie.checkpoint import BUILTIN
-
-SHARD_MB = 15.0  # of the gpu preset's files: below what most ways of copying let through
 
 
 def parser_of_options() -> argparse.ArgumentParser:
@@ -51,42 +51,69 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--piece", type=float, help="minutes after which this command ends, whatever is left of the run"
     )
+    parser.add_argument("--steps", type=int, help="steps after which this command ends, likewise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--shard-mb", type=float, help=f"size of checkpoint and weight files; gpu {SHARD_MB:g}, else 0")
+    parser.add_argument(
+        "--shard-mb",
+        type=float,
+        help=f"size of checkpoint and weight files; gpu {SHARD_BYTES / 1e6:g}, else 0, in one file each",
+    )
     parser.add_argument("--light", type=Path, help="one more checkpoint to write, of the weights in bf16 alone")
     gpu = parser.add_argument_group("preset gpu")
     gpu.add_argument("--compile", action="store_true", help="use torch.compile")
     gpu.add_argument("--batch-tokens", type=int, help=f"tokens of a batch, {DeviceRecipe().batch_tokens}")
-    gpu.add_argument("--scale", type=int, default=1, help="divide the sides of scenes by this, for a trial on a CPU")
+    gpu.add_argument("--scale", type=int, help="divide the sides of scenes by this, for a trial on a CPU")
     gpu.add_argument("--concepts", type=int, help="train on the first so many pictured things")
     return parser
+
+
+def faults(options: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with the command line."""
+    recipe, _ = PRESETS[options.preset]
+    if isinstance(recipe, DeviceRecipe):
+        scale = 1 if options.scale is None else options.scale
+        if scale < 1 or any(size % (scale * PATCH) for size in recipe.sizes):
+            sizes = " and ".join(str(size) for size in sorted(set(recipe.sizes)))
+            yield f"--scale {scale}: {sizes} pixels divided by it have to be whole tokens of {PATCH}"
+        for name in ("batch_tokens", "concepts"):
+            if getattr(options, name) is not None and getattr(options, name) < 1:
+                yield f"--{name.replace('_', '-')} {getattr(options, name)}: at least 1"
+    else:
+        for name in ("compile", "batch_tokens", "scale", "concepts"):
+            if getattr(options, name) not in (None, False):
+                yield f"--{name.replace('_', '-')} is for preset gpu, not for {options.preset}"
+    if options.data is None and options.preset != "smoke":
+        yield f"--preset {options.preset} needs --data"
+    if options.data is None and options.text_encoder is not None:
+        yield "--text-encoder needs --data: without it the text encoder is the embedded model's"
 
 
 def main() -> None:
     started = time.perf_counter()
     parser = parser_of_options()
     options = parser.parse_args()
+    for fault in faults(options):
+        parser.error(fault)
     recipe, minutes = PRESETS[options.preset]
     minutes = minutes if options.minutes is None else options.minutes
     on_device = isinstance(recipe, DeviceRecipe)
     if isinstance(recipe, DeviceRecipe):
-        recipe = recipe.scaled(options.scale, options.batch_tokens)
-    shard_mb = options.shard_mb if options.shard_mb is not None else SHARD_MB if on_device else 0
-    shard_bytes = int(shard_mb * 1e6) or None
+        recipe = recipe.scaled(options.scale or 1, options.batch_tokens)
+    shard_bytes = SHARD_BYTES if on_device else None
+    if options.shard_mb is not None:
+        shard_bytes = int(options.shard_mb * 1e6) or None
     torch.set_num_threads(options.threads)
     if options.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
 
-    if options.data is not None:
+    if options.data is None:
+        copy_text_encoder(BUILTIN, options.out)
+    else:
         try:
             write_text_encoder(options.data, options.text_encoder, options.out)
         except FileNotFoundError as error:
             parser.error(str(error))
-    elif options.preset == "smoke":
-        copy_text_encoder(BUILTIN, options.out)
-    else:
-        parser.error(f"--preset {options.preset} needs --data")
     trainer = new_trainer(
         recipe,
         options.data,
@@ -98,13 +125,18 @@ def main() -> None:
     trainer.shard_bytes = shard_bytes
     if options.checkpoint and has_state(options.checkpoint):
         trainer.load(options.checkpoint)
-    if on_device and trainer.seconds < 60 * minutes:  # the run is as long as its commands
-        trainer.seconds += time.perf_counter() - started
+    if on_device and trainer.seconds == 0:  # a run is as long as its first command; later ones get ready on top
+        trainer.seconds = time.perf_counter() - started
     until = float("inf") if options.piece is None else started + 60 * options.piece
-    trainer.run(minutes, options.checkpoint, until=until)
+    trainer.run(minutes, options.checkpoint, until=until, steps=options.steps)
+    if trainer.step == 0:
+        spent = (time.perf_counter() - started) / 60
+        sys.exit(f"no step was made in {spent:.2f} minutes, most of them for getting ready: see --minutes and --piece")
     trainer.export(options.out)
     if shard_bytes:
         shard_weights(options.out, shard_bytes)
+    else:
+        merge_weights(options.out)
     if options.light:
         trainer.save_light(options.light, shard_bytes)
     print(f"{options.out}: {trainer.samples} samples in {trainer.step} steps, {trainer.seconds / 60:.1f} minutes")

@@ -64,12 +64,24 @@ def spread(count: int) -> int:
 
 
 def held_out_case(
-    concept: Concept, name: str, number: int, size: int, pictures: Mapping[str, Image.Image], size_word: str = ""
+    concept: Concept,
+    name: str,
+    number: int,
+    size: int,
+    pictures: Mapping[str, Image.Image],
+    size_word: str = "",
+    others: int | None = None,
 ) -> Case:
-    """Case `number` of a concept under that name; the same every time."""
+    """Case `number` of a concept under that name; the same every time.
+
+    Args:
+        others: objects to leave alone; None draws their number, but has none beside nothing.
+    """
     seed = HELD_OUT_SEEDS[concept.kind] + number
     words = random.Random(seed)
-    scene = make_scene(concept, size, pictures, np.random.default_rng(seed), words, size_word=size_word)
+    if others is None and concept.kind == "nothing":
+        others = 0
+    scene = make_scene(concept, size, pictures, np.random.default_rng(seed), words, size_word=size_word, others=others)
     if concept.kind == "nothing":
         return Case(scene, name, HELD_OUT_NOTHING[number % len(HELD_OUT_NOTHING)], name, seed)
     called = f"{size_word} {name}".strip()
@@ -86,12 +98,14 @@ def held_out_cases(
     concepts: Sequence[Concept] = CONCEPTS,
     *,
     leap: bool = False,
+    others: int | None = None,
 ) -> list[Case]:
     """`count` cases that go round the concepts of a kind, and round the names of each.
 
     Args:
         concepts: what the model can draw.
         leap: take concepts from all over the list, not its first ones; no concept comes twice before all have come.
+        others: as in `held_out_case`.
     """
     found = concepts_of(kind, concepts)
     stride = spread(len(found)) if leap else 1
@@ -100,7 +114,7 @@ def held_out_cases(
         concept = found[number * stride % len(found)]
         turn = number % len(found) + number // len(found)
         name = concept.names[turn % len(concept.names)]
-        cases.append(held_out_case(concept, name, number, size, pictures))
+        cases.append(held_out_case(concept, name, number, size, pictures, others=others))
     return cases
 
 

@@ -94,7 +94,7 @@ class DeviceScenes:
         layer = layer * (~nothing)[:, None, None, None]
         mask = masks_around(square, layer[:, 3:], word > 0, nothing, draws)
         layer = layer * mask
-        behind = self._surroundings(mask, nothing, draws)
+        behind = self.surroundings(mask, nothing, draws)
         return SceneBatch(
             target=over(behind, layer),
             background=behind,
@@ -114,7 +114,7 @@ class DeviceScenes:
         colours = torch.where(shape[:, None, None, None], coloured, layer[:, :3])
         return torch.cat([colours, layer[:, 3:]], dim=1)
 
-    def _surroundings(self, mask: Tensor, nothing: Tensor, draws: Draws) -> Tensor:
+    def surroundings(self, mask: Tensor, nothing: Tensor, draws: Draws) -> Tensor:
         """Backgrounds with objects to leave alone, [B, 3, S, S].
 
         Masks may cut these but not hide them, for nothing would tell of what is behind the mask; where nothing is to

@@ -8,13 +8,12 @@ from functools import cached_property
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from builtin_recipe.caption_table import EMPTY
 from builtin_recipe.concepts import Concept
 from builtin_recipe.device_scenes import DeviceScenes
 from builtin_recipe.draws import Draws
-from builtin_recipe.network import fill_inputs
+from builtin_recipe.network import fill_inputs, token_weight, velocity_loss
 from builtin_recipe.prompt_table import PromptTable, encode_all
 from builtin_recipe.recipes import PATCH, DeviceRecipe
 from builtin_recipe.run import Run
@@ -55,7 +54,6 @@ class DeviceTrainer(Run):
         print(f"autoencoder keeps {kept:.4f} of the variance")
         super().__init__(recipe, concepts, autoencoder, device)
         self._forward = torch.compile(self.model, dynamic=False) if compiled else self.model
-        self._last_loss: Tensor | None = None
         self.report_every = 20
 
     def _sample(self, recipe: DeviceRecipe) -> Tensor:
@@ -68,11 +66,9 @@ class DeviceTrainer(Run):
         """All captions, encoded when the first step needs one."""
         return encode_all(self.encoder, self.scenes.captions.texts, self.device)
 
-    def advance(self, share: float, rate: float) -> float:  # noqa: ARG002
-        """One step; gives the loss of the step before, for reading that of this one would wait for the device."""
-        loss = self.train_step(rate)
-        last, self._last_loss = self._last_loss if self._last_loss is not None else loss, loss
-        return float(last)
+    def advance(self, share: float, rate: float) -> Tensor:  # noqa: ARG002
+        """One step."""
+        return self.train_step(rate)
 
     def train_step(self, rate: float) -> Tensor:
         """One optimizer step on a fresh batch at `rate` times the base learning rates; returns the loss, [] float32."""
@@ -85,21 +81,18 @@ class DeviceTrainer(Run):
         with torch.no_grad():
             scenes = self.scenes.batch(batch, size, draws)
             clean, condition = fill_inputs(self.autoencoder, scenes.target * 2 - 1, scenes.mask)
-            weight = functional.max_pool2d(scenes.mask, PATCH).flatten(2).transpose(1, 2) + 0.03
             caption = torch.where(draws.chance(recipe.prompt_dropout, batch), EMPTY, scenes.caption)
             time = torch.sigmoid(draws.normal(batch))
-            noise = draws.normal(*clean.shape)
-            noisy = torch.lerp(clean, noise, time[:, None, None])
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            velocity = self._forward(
-                hidden_states=torch.cat([noisy, condition], -1),
-                encoder_hidden_states=self.prompts.states[caption].float(),
-                pooled_projections=self.prompts.pooled[caption].float(),
-                timestep=time,
-                img_ids=image_ids((across, across), self.device),
-                txt_ids=torch.zeros(recipe.text_tokens, 3, device=self.device),
-                return_dict=False,
-            )[0]
-        loss: Tensor = ((velocity.float() - (noise - clean)) ** 2 * weight).sum() / (weight.sum() * clean.shape[-1])
+        loss = velocity_loss(
+            self._forward,
+            clean,
+            condition,
+            token_weight(scenes.mask),
+            states=self.prompts.states[caption].float(),
+            pooled=self.prompts.pooled[caption].float(),
+            time=time,
+            noise=draws.normal(*clean.shape),
+            ids=image_ids((across, across), self.device),
+        )
         self.learn(loss, batch, rate)
         return loss.detach()

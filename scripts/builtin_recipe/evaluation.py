@@ -1,11 +1,12 @@
 """What is measured on the embedded model: rows of figures, each with its number of cases `n`.
 
-Edits are cached ones, as the model is served, unless a row says dense.
+Edits are cached ones, as the model is served, unless a row says dense. Shares of the cases come with the ends of their
+95 % intervals, `_low` and `_high`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from builtin_recipe.concepts import CONCEPTS, HELD_OUT_CAPTIONS, Concept, phrase
 from builtin_recipe.measures import changed_share, psnr_in_mask, seam_step
 from builtin_recipe.retrieval import Gallery
 from builtin_recipe.scenes import Pixels
+from builtin_recipe.shares import share_figures
 from instgenie.autoencoder import LatentCodec
 from instgenie.canvas import to_picture, to_tensor
 from instgenie.request import EditRequest, EditResult
@@ -31,6 +33,9 @@ SEEN = "seen captions"
 HALF, DENSE = "half: unseen captions", "half: unseen captions, dense edit"
 ANOTHER, EMPTY = "half: control, another thing's prompt", "half: control, no prompt"
 RETRIEVALS = (UNSEEN, BY_LABEL, BY_SYNONYM, SEEN, HALF, DENSE, ANOTHER, EMPTY)
+# What an edit is ranked among: all things and shapes that the model knows, or the pictured things alone.
+KNOWN, PICTURED = "retrieval", "retrieval among the pictured"
+REPORT_EVERY = 16  # cases
 
 # Fewer pixels beside a thing than this say nothing of the background.
 MIN_UNCOVERED = 64
@@ -57,37 +62,64 @@ def another_prompt(case: Case, number: int, concepts: Sequence[Concept] = CONCEP
 
 
 def pictured_rows(
-    editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
+    editor: Edits,
+    count: int,
+    size: int,
+    steps: int,
+    pictures: Pictures,
+    concepts: Sequence[Concept] = CONCEPTS,
+    *,
+    headline_alone: bool = False,
+    tell: Callable[[str, Row], None] | None = None,
 ) -> Rows:
     """Retrieval of what was asked for with its controls, and how the edits sit in their pictures.
 
     The controls are new edits of the same scenes, asked for another thing or for none, ranked for the first thing.
+
+    Args:
+        headline_alone: make the edits with unseen captions only, one a case.
+        tell: is given the headline so far, now and then.
     """
     things = concepts_of("pictured", concepts)
-    ranks: dict[str, list[int]] = {name: [] for name in RETRIEVALS}
+    known = [*things, *concepts_of("shape", concepts)]
+    among = {KNOWN: frozenset(c.label for c in known), PICTURED: frozenset(c.label for c in things)}
+    ranks: dict[str, dict[str, list[int]]] = {name: {rivals: [] for rivals in among} for name in RETRIEVALS}
     fidelity, beside, edit_steps, target_steps = [], [], [], []
     for number, case in enumerate(held_out_cases("pictured", count, size, pictures, concepts, leap=True)):
-        scene, gallery = case.scene, Gallery(case.scene, things, pictures)
+        scene, gallery = case.scene, Gallery(case.scene, known, pictures)
 
         def edit(prompt: str, *, cached: bool = True, case: Case = case) -> Pixels:
             return edited_pixels(editor, case.request(prompt, cached=cached, steps=steps))
 
         cached = edit(case.prompt)
-        edits = {UNSEEN: cached, BY_LABEL if case.by_label else BY_SYNONYM: cached, SEEN: edit(case.trained_prompt)}
-        if number % 2 == 0:
+        edits = {UNSEEN: cached, BY_LABEL if case.by_label else BY_SYNONYM: cached}
+        if not headline_alone:
+            edits[SEEN] = edit(case.trained_prompt)
+        # A second round of the things takes the other half of them.
+        if not headline_alone and (number + number // len(things)) % 2 == 0:
             dense = edit(case.prompt, cached=False)
             another = another_prompt(case, number, concepts)
             edits |= {HALF: cached, DENSE: dense, ANOTHER: edit(another), EMPTY: edit("")}
             fidelity.append(psnr_in_mask(cached, dense, scene.mask))
         for name, edited in edits.items():
-            ranks[name].append(gallery.find(edited).rank(scene.concept.label))
+            found = gallery.find(edited)
+            for rivals, labels in among.items():
+                ranks[name][rivals].append(found.rank(scene.concept.label, labels))
         edit_steps.append(seam_step(cached, scene.mask))
         target_steps.append(seam_step(scene.target, scene.mask))
         uncovered = gallery.find(cached).uncovered
         if uncovered.sum() >= MIN_UNCOVERED:
             beside.append(psnr_in_mask(cached, scene.background, uncovered))
-    rows = {f"retrieval, {name}": retrieval_row(found, len(things)) for name, found in ranks.items() if found}
-    rows["cached against dense, PSNR in mask"] = psnr_row(fidelity)
+        if tell and (number + 1) % REPORT_EVERY == 0 and number + 1 < count:
+            tell(f"{number + 1} of {count} cases, {UNSEEN}", retrieval_row(ranks[UNSEEN][KNOWN], len(known)))
+    rows = {
+        f"{rivals}, {name}": retrieval_row(found, len(among[rivals]))
+        for name, both in ranks.items()
+        for rivals, found in both.items()
+        if found
+    }
+    if fidelity:
+        rows["cached against dense, PSNR in mask"] = psnr_row(fidelity)
     if beside:
         rows["background beside the thing, PSNR"] = psnr_row(beside)
     rows["step across the mask's border"] = seam_row(edit_steps, target_steps)
@@ -106,22 +138,26 @@ def shape_rows(
         nearest = by_label[Gallery(case.scene, shapes, pictures).find(edited).label]
         colours.append(nearest.colour == case.scene.concept.colour)
         outlines.append(nearest.code == case.scene.concept.code)
-    return {"shapes": {"colour": float(np.mean(colours)), "shape": float(np.mean(outlines)), "n": len(colours)}}
+    return {"shapes": share_figures("colour", colours) | share_figures("shape", outlines) | {"n": len(colours)}}
 
 
 def nothing_rows(
     editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
 ) -> Rows:
-    """How near edits that ask for nothing come to the true background."""
-    unseen: list[float] = []
-    seen: list[float] = []
-    for case in held_out_cases("nothing", count, size, pictures, concepts):
-        for prompt, found in ((case.prompt, unseen), (case.trained_prompt, seen)):
-            edited = edited_pixels(editor, case.request(prompt, steps=steps))
-            found.append(psnr_in_mask(edited, case.scene.background, case.scene.mask))
+    """How near edits that ask for nothing come to the true background: of a bare one, and beside a thing that stays."""
+
+    def found(case: Case, prompt: str) -> float:
+        edited = edited_pixels(editor, case.request(prompt, steps=steps))
+        return psnr_in_mask(edited, case.scene.background, case.scene.mask)
+
+    bare = held_out_cases("nothing", count, size, pictures, concepts)
+    with_another = held_out_cases("nothing", count, size, pictures, concepts, others=1)
     return {
-        "nothing, unseen captions, PSNR in mask": psnr_row(unseen),
-        "nothing, seen captions, PSNR in mask": psnr_row(seen),
+        "nothing, unseen captions, PSNR in mask": psnr_row([found(case, case.prompt) for case in bare]),
+        "nothing, seen captions, PSNR in mask": psnr_row([found(case, case.trained_prompt) for case in bare]),
+        "nothing beside a thing, unseen captions, PSNR in mask": psnr_row(
+            [found(case, case.prompt) for case in with_another]
+        ),
     }
 
 
@@ -138,7 +174,7 @@ def size_rows(
         "size words, share of the mask changed": {
             "small": median(smaller),
             "big": median(bigger),
-            "big_changes_more": float(np.mean([b > s for s, b in shares])),
+            **share_figures("big_changes_more", [b > s for s, b in shares]),
             "n": len(shares),
         }
     }
@@ -164,9 +200,8 @@ def autoencoder_rows(
 
 def retrieval_row(ranks: Sequence[int], candidates: int) -> Row:
     """Share of the cases whose label is the nearest of all candidates, and among the nearest five."""
-    found = np.array(ranks)
-    top1, top5 = float((found < 1).mean()), float((found < 5).mean())
-    return {"top1": top1, "top5": top5, "candidates": candidates, "n": len(found)}
+    tops = share_figures("top1", [rank < 1 for rank in ranks]) | share_figures("top5", [rank < 5 for rank in ranks])
+    return tops | {"candidates": candidates, "n": len(ranks)}
 
 
 def seam_row(edits: Sequence[float], targets: Sequence[float]) -> Row:

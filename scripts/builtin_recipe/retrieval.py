@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +25,10 @@ def _crop(picture: Pixels, box: tuple[int, int, int, int]) -> Pixels:
     return np.asarray(small, np.float32) / np.float32(255)
 
 
-def _drawings(picture: Image.Image, width: int, height: int) -> Pixels:
+def _drawings(picture: Image.Image, width: int, height: int, *, symmetric: bool) -> Pixels:
     """The picture at every scale, shift and mirroring inside a width x height box: [N, CROP, CROP, 4]."""
     found = []
-    for mirrored in (picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
+    for mirrored in (picture,) if symmetric else (picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
         for scale in SCALES:
             across, down = (max(1, round(scale * min(width, height) / side * CROP)) for side in (width, height))
             small = mirrored.resize((across, down), Image.Resampling.BOX)
@@ -57,9 +57,10 @@ class Found:
         """The nearest concept's."""
         return min(self.errors, key=self.errors.__getitem__)
 
-    def rank(self, label: str) -> int:
-        """Place of the label when concepts are ordered by error; 0 is the nearest."""
-        return sum(error < self.errors[label] for error in self.errors.values())
+    def rank(self, label: str, among: Collection[str] | None = None) -> int:
+        """Place of the concept when those of `among`, by default all, are ordered by error; 0 is the nearest."""
+        errors = self.errors if among is None else {other: self.errors[other] for other in among}
+        return sum(error < self.errors[label] for error in errors.values())
 
 
 class Gallery:
@@ -78,7 +79,8 @@ class Gallery:
                 picture = draw_shape(concept.code, concept.colour, 64, np.random.default_rng(0))
             else:
                 picture = pictures[concept.code]
-            drawn = _drawings(picture, self._box[2] - self._box[0], self._box[3] - self._box[1])
+            width, height = self._box[2] - self._box[0], self._box[3] - self._box[1]
+            drawn = _drawings(picture, width, height, symmetric=concept.kind == "shape")
             self._composites[concept.label] = behind * (1 - drawn[..., 3:]) + drawn[..., :3] * drawn[..., 3:]
             self._alphas[concept.label] = drawn[..., 3]
 

@@ -57,8 +57,11 @@ class Run(ABC):
         self._warm_from = 0
 
     @abstractmethod
-    def advance(self, share: float, rate: float) -> float:
-        """One optimizer step at `rate` times the base learning rates, `share` of the run being over; gives a loss."""
+    def advance(self, share: float, rate: float) -> Tensor:
+        """One optimizer step at `rate` times the base learning rates, `share` of the run being over; gives its loss.
+
+        The loss, [] float32, stays on the device: to read it is to wait for the step.
+        """
 
     def learn(self, loss: Tensor, batch: int, rate: float) -> None:
         """Move the weights, and their running average, after one batch of that many samples."""
@@ -86,29 +89,43 @@ class Run(ABC):
         checkpoint: Path | None,
         *,
         until: float = float("inf"),
+        steps: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
         save_every_s: float = 300.0,
     ) -> None:
-        """Train until `minutes` have been spent on this run, earlier pieces counted in, or the clock says `until`."""
-        losses: list[float] = []
-        last_save = self.seconds
-        while self.seconds < minutes * 60 and (started := clock()) < until:
+        """Train until `minutes` have been spent on this run, earlier pieces counted in, or the clock says `until`.
+
+        Only the lines of the log and checkpoints wait for the device, so between them the clock may run ahead of it by
+        the steps that are in its queue.
+
+        Args:
+            steps: to make at most.
+        """
+        losses: list[Tensor] = []
+        last_save, first_step = self.seconds, self.step
+        while (
+            self.seconds < minutes * 60
+            and (steps is None or self.step < first_step + steps)
+            and (started := clock()) < until
+        ):
             share = self.seconds / (minutes * 60)
             losses.append(self.advance(share, self.rate(share)))
+            mean = _mean(losses) if self.step % self.report_every == 0 else None
             self.seconds += clock() - started
-            if self.step % self.report_every == 0:
-                self._report(losses[-self.report_every :])
+            if mean is not None:
+                self._report(mean)
+                losses.clear()
             if checkpoint and self.seconds - last_save > save_every_s:
                 self.save(checkpoint)
                 last_save = self.seconds
-        if losses and self.step % self.report_every != 0:
-            self._report(losses[-(self.step % self.report_every) :])
-        if checkpoint and (losses or not has_state(checkpoint)):
+        if losses:
+            self._report(_mean(losses))
+        if checkpoint and (self.step > first_step or not has_state(checkpoint)):
             self.save(checkpoint)
 
-    def _report(self, losses: Sequence[float]) -> None:
-        speed, mean = self.samples / self.seconds, sum(losses) / len(losses)
-        print(f"step {self.step} loss {mean:.4f} {speed:.1f} samples/s {self.seconds / 60:.1f} min", flush=True)
+    def _report(self, loss: float) -> None:
+        speed = self.samples / self.seconds
+        print(f"step {self.step} loss {loss:.4f} {speed:.1f} samples/s {self.seconds / 60:.1f} min", flush=True)
 
     def save(self, path: Path) -> None:
         """Write everything that `load` needs."""
@@ -130,7 +147,12 @@ class Run(ABC):
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "autoencoder": self.autoencoder.state_dict(),
-            "progress": {"step": self.step, "samples": self.samples, "seconds": self.seconds},
+            "progress": {
+                "step": self.step,
+                "samples": self.samples,
+                "seconds": self.seconds,
+                "warm_from": self._warm_from,
+            },
         }
 
     def load(self, path: Path) -> None:
@@ -143,7 +165,8 @@ class Run(ABC):
             optimizer.load_state_dict(saved)
         self.step, self.samples = state["progress"]["step"], state["progress"]["samples"]
         self.seconds = state["progress"]["seconds"]
-        self._warm_from = 0 if "optimizers" in state else self.step
+        # A checkpoint from before this was kept has none: no warm-up but the run's first.
+        self._warm_from = state["progress"].get("warm_from", 0) if "optimizers" in state else self.step
 
     def export(self, folder: Path) -> None:
         """Write transformer/, vae/, scheduler/ and what describes them; weights in bf16, the autoencoder in fp32."""
@@ -172,3 +195,7 @@ class Run(ABC):
         run = {"recipe": asdict(self.recipe), "step": self.step, "samples": self.samples, "minutes": self.seconds / 60}
         (folder / "training.json").write_text(json.dumps(run, indent=1) + "\n")
         save_concepts(folder, self.concepts)
+
+
+def _mean(losses: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(losses)).mean())

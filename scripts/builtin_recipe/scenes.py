@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from builtin_recipe.concepts import COLOURS, SIZES, Concept, caption, shape_outline
 
 Pixels = npt.NDArray[np.float32]  # [H, W, C], 0..1
+# An object beside a mask: places that are tried, and pixels of it that lie in the scene at least.
+BESIDE_TRIES, MIN_BESIDE = 30, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,34 @@ class Place:
         return kept
 
 
+def _number_of_others(rng: np.random.Generator) -> int:
+    return int(rng.choice(3, p=(0.6, 0.28, 0.12)))
+
+
+def _other(
+    size: int, pictures: Mapping[str, Image.Image], rng: np.random.Generator, words: random.Random
+) -> tuple[Image.Image, int, int]:
+    """An object to leave alone, its left and its top; it may stick out of the scene."""
+    other = pictures[words.choice(list(pictures))]
+    extent = int(rng.uniform(30, 80))
+    left, top = (int(v) for v in rng.integers(-20, size - 20, 2))
+    return other.resize((extent, extent)), left, top
+
+
+def _put_beside(
+    scene: Pixels, mask: Pixels, pictures: Mapping[str, Image.Image], rng: np.random.Generator, words: random.Random
+) -> Pixels:
+    """The scene with an object to leave alone that the mask does not touch, if one of some tries finds room."""
+    for _ in range(BESIDE_TRIES):
+        picture, left, top = _other(len(mask), pictures, rng, words)
+        layer = Image.new("L", mask.shape[::-1])
+        layer.paste(picture.getchannel("A"), (left, top))
+        covered = np.asarray(layer) > 0
+        if covered.sum() >= MIN_BESIDE and not mask[covered].any():
+            return put(scene, picture, left, top)
+    return scene
+
+
 def make_scene(
     concept: Concept,
     size: int,
@@ -166,6 +196,7 @@ def make_scene(
     words: random.Random,
     place: Place | None = None,
     size_word: str | None = None,
+    others: int | None = None,
 ) -> Scene:
     """One case of `size` x `size` pixels; masks are made for objects of 36...122 pixels, whatever the scene's size.
 
@@ -173,6 +204,8 @@ def make_scene(
         pictures: RGBA pictures by code point, square.
         place: where object and mask stay; None is the whole scene.
         size_word: one of `SIZES`, or "" for an object that fills the mask; None draws one, mostly "".
+        others: objects to leave alone, which the mask may cut; where nothing is to be drawn they stay beside it, if
+            there is room. None draws their number.
     """
     behind = background(size, rng)
     place = place or Place(0, 0, size)
@@ -182,11 +215,12 @@ def make_scene(
     if concept.kind == "nothing":
         brush = rng.random() < 0.5
         mask = brush_mask(left, top, side, size, rng) if brush else mask_around(left, top, side, None, size, rng)
-        return Scene(behind, behind, place.cut(mask), concept, caption(concept, words))
-    for _ in range(int(rng.choice(3, p=(0.6, 0.28, 0.12)))):  # objects to leave alone, which the mask may cut
-        other = pictures[words.choice(list(pictures))]
-        extent = int(rng.uniform(30, 80))
-        behind = put(behind, other.resize((extent, extent)), *(int(v) for v in rng.integers(-20, size - 20, 2)))
+        mask = place.cut(mask)
+        for _ in range(_number_of_others(rng) if others is None else others):
+            behind = _put_beside(behind, mask, pictures, rng, words)
+        return Scene(behind, behind, mask, concept, caption(concept, words))
+    for _ in range(_number_of_others(rng) if others is None else others):
+        behind = put(behind, *_other(size, pictures, rng, words))
     if size_word is None:
         size_word = words.choice(list(SIZES)) if words.random() < 0.2 else ""
     low, high = SIZES.get(size_word, (1.0, 1.0))

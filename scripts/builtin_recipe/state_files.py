@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 INDEX = "index.json"
-SHARD_BYTES = 15_000_000
+SHARD_BYTES = 15_000_000  # of checkpoints and weights that travel: below what most ways of copying let through
 
 
 def save_state(state: dict[str, Any], path: Path, shard_bytes: int | None = None) -> None:

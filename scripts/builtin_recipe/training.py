@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from builtin_recipe.concepts import CONCEPTS, Concept
-from builtin_recipe.network import fill_inputs
+from builtin_recipe.network import fill_inputs, token_weight, velocity_loss
 from builtin_recipe.recipes import PATCH, Recipe
 from builtin_recipe.run import Run
 from builtin_recipe.scenes import Place, Scene, make_scene
@@ -75,13 +74,13 @@ class Trainer(Run):
         tokens = np.sort(np.concatenate([np.flatnonzero(inside), chosen]))
         return Place(left * PATCH, top * PATCH, side * PATCH), torch.from_numpy(tokens)
 
-    def advance(self, share: float, rate: float) -> float:
+    def advance(self, share: float, rate: float) -> Tensor:
         """One step; some of those in the decay are on every token of their scenes."""
         whole = share > self.recipe.decay_from and self.words.random() < self.recipe.whole_share
         return self.train_step(whole, rate)
 
-    def train_step(self, whole: bool, rate: float) -> float:
-        """One optimizer step on a fresh batch at `rate` times the base learning rates; returns the loss."""
+    def train_step(self, whole: bool, rate: float) -> Tensor:
+        """One optimizer step on a fresh batch at `rate` times the base learning rates; returns the loss, [] float32."""
         recipe = self.recipe
         place, tokens = self.window(whole)
         batch = max(4, recipe.batch_tokens // (len(tokens) + recipe.text_tokens))
@@ -90,28 +89,22 @@ class Trainer(Run):
         mask = torch.from_numpy(np.stack([s.mask for s in scenes]))[:, None].to(self.device)
         tokens = tokens.to(self.device)
         clean, condition = (x[:, tokens] for x in fill_inputs(self.autoencoder, pixels, mask))
-        weight = functional.max_pool2d(mask, PATCH).flatten(2).transpose(1, 2)[:, tokens] + 0.03
         texts = ["" if self.words.random() < recipe.prompt_dropout else s.caption for s in scenes]
         prompts = [self.prompt(text) for text in texts]
-        states = torch.stack([p.states for p in prompts]).to(self.device)
-        pooled = torch.stack([p.pooled for p in prompts]).to(self.device)
-        time_ = torch.sigmoid(torch.randn(batch, device=self.device))
-        noise = torch.randn_like(clean)
-        noisy = torch.lerp(clean, noise, time_[:, None, None])
         grid = (recipe.size // PATCH, recipe.size // PATCH)
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16):
-            velocity = self.model(
-                hidden_states=torch.cat([noisy, condition], -1),
-                encoder_hidden_states=states,
-                pooled_projections=pooled,
-                timestep=time_,
-                img_ids=image_ids(grid, self.device)[tokens],
-                txt_ids=torch.zeros(recipe.text_tokens, 3, device=self.device),
-                return_dict=False,
-            )[0]
-        loss = ((velocity.float() - (noise - clean)) ** 2 * weight).sum() / (weight.sum() * clean.shape[-1])
+        loss = velocity_loss(
+            self.model,
+            clean,
+            condition,
+            token_weight(mask)[:, tokens],
+            states=torch.stack([p.states for p in prompts]).to(self.device),
+            pooled=torch.stack([p.pooled for p in prompts]).to(self.device),
+            time=torch.sigmoid(torch.randn(batch, device=self.device)),
+            noise=torch.randn_like(clean),
+            ids=image_ids(grid, self.device)[tokens],
+        )
         self.learn(loss, batch, rate)
-        return float(loss.item())
+        return loss.detach()
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; scenes are drawn anew."""

@@ -1,4 +1,4 @@
-"""Splits the weight files of a diffusers folder into shards that travel."""
+"""Splits the weight files of a diffusers folder into shards that travel, and joins them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ def shard_weights(folder: Path, shard_bytes: int) -> None:
     for path in sorted(folder.rglob("*.safetensors")):
         if path.stat().st_size > shard_bytes:
             _split(path, shard_bytes)
+
+
+def merge_weights(folder: Path) -> None:
+    """Join the shards of every part below the folder into one .safetensors file each."""
+    for index in sorted(folder.rglob("*.safetensors.index.json")):
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        weights = {key: weight for name in names for key, weight in load_file(index.with_name(name)).items()}
+        whole = index.with_name(index.name.removesuffix(".index.json"))
+        save_file(weights, whole, metadata={"format": "pt"})
+        for name in names:
+            if name != whole.name:
+                index.with_name(name).unlink()
+        index.unlink()
 
 
 def remove_weights(folder: Path) -> None:

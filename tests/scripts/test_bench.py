@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import contact_sheet
 from bench.contact_sheet import CAPTION, HEADINGS, TILE, arrange, shown_cases, tile
 from bench.engine import measure, square_positions
 from bench.quickstart import phases_in_fresh_process
@@ -35,8 +36,15 @@ def test_the_contact_sheet_shows_distinct_things_from_all_over_the_list() -> Non
     assert len(set(shown)) == 36
     assert max(np.diff(shown)) <= 4  # no stretch of the list is left out
     assert len({case.scene.concept.colour for case in cases if case.scene.concept.kind == "shape"}) > 2
-    with pytest.raises(AssertionError, match="65 cases show only 64 things"):
-        shown_cases(65, 0, 96, load_atlas())
+
+
+def test_more_things_than_there_are_pictures_of_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["contact_sheet.py", "sheet.png", "--pictured", "65", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="2"):
+        contact_sheet.main()
+    assert "--pictured 65: 0 to 64, the things that there are pictures of" in capsys.readouterr().err
 
 
 def test_a_contact_sheet_has_every_tile_in_its_place() -> None:

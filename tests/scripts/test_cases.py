@@ -8,6 +8,7 @@ import pytest
 from builtin_recipe.cases import concepts_of, held_out_cases, sized_cases, spread
 from builtin_recipe.concepts import HELD_OUT_NOTHING, NOTHING, SIZES, every_caption
 from builtin_recipe.pictures import load_atlas
+from builtin_recipe.scenes import background
 
 PICTURED = len(concepts_of("pictured"))
 
@@ -51,6 +52,19 @@ def test_a_case_is_the_same_every_time_and_no_other_case() -> None:
     assert (first.prompt, first.seed) == (again.prompt, again.seed)
     others = [*held_out_cases("shape", 3, 64, pictures), *(pair[0] for pair in sized_cases(3, 64, pictures))]
     assert first.seed not in {case.seed for case in others}
+
+
+def test_cases_of_nothing_are_bare_unless_a_thing_is_asked_for() -> None:
+    pictures = load_atlas()
+    bare, beside = (held_out_cases("nothing", 8, 192, pictures, others=others) for others in (None, 1))
+    for one, other in zip(bare, beside, strict=True):
+        assert (one.prompt, one.seed) == (other.prompt, other.seed)
+        assert np.array_equal(one.scene.mask, other.scene.mask)
+        inside = one.scene.mask > 0
+        assert np.array_equal(one.scene.background[inside], other.scene.background[inside])
+        assert not np.array_equal(one.scene.background, other.scene.background)
+    plain = background(192, np.random.default_rng(bare[0].seed))
+    assert np.array_equal(bare[0].scene.background, plain)
 
 
 def test_sized_cases_ask_for_small_and_big_in_one_scene() -> None:

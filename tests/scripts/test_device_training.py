@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from builtin_recipe.cases import held_out_cases
 from builtin_recipe.concept_file import drawable
 from builtin_recipe.concepts import CONCEPTS
+from builtin_recipe.device_scenes import SceneBatch
 from builtin_recipe.device_training import DeviceTrainer
+from builtin_recipe.draws import Draws
 from builtin_recipe.pictures import load_atlas
 from builtin_recipe.recipes import DeviceRecipe
 from builtin_recipe.run import WARM_UP_STEPS
@@ -47,7 +50,7 @@ class NotingTrainer(DeviceTrainer):
 
     noted: tuple[float, ...] = ()
 
-    def advance(self, share: float, rate: float) -> float:
+    def advance(self, share: float, rate: float) -> Tensor:
         self.noted += (rate,)
         return super().advance(share, rate)
 
@@ -73,6 +76,48 @@ def test_training_lowers_the_loss() -> None:
     run = trainer()
     losses = [float(run.train_step(rate=1.0)) for _ in range(60)]
     assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
+def test_the_model_is_given_the_prompts_of_its_scenes(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer()
+    run.recipe = replace(run.recipe, prompt_dropout=dropout, batch_tokens=32 * 72)
+    drawn, given = list[SceneBatch](), list[dict[str, Tensor]]()
+    draw = run.scenes.batch
+
+    def noting(count: int, size: int, draws: Draws) -> SceneBatch:
+        drawn.append(draw(count, size, draws))
+        return drawn[-1]
+
+    monkeypatch.setattr(run.scenes, "batch", noting)
+    run.model.register_forward_pre_hook(lambda _, __, given_now: given.append(given_now), with_kwargs=True)
+    run.train_step(rate=1.0)
+    texts = [run.scenes.captions.texts[i] for i in drawn[0].caption.tolist()]
+    assert len(set(texts)) > 8
+    assert "" not in texts
+    own, empty = run.encoder.encode(texts), run.encoder.encode([""])[0]
+    dropped = 0
+    for i, prompt in enumerate(own):
+        states, pooled = (given[0][name][i] for name in ("encoder_hidden_states", "pooled_projections"))
+        is_empty = torch.allclose(states, empty.states.float(), atol=0.02)
+        expected = empty if is_empty else prompt
+        assert torch.allclose(states, expected.states.float(), atol=0.02)
+        assert torch.allclose(pooled, expected.pooled.float(), atol=0.02)
+        dropped += is_empty
+    assert dropped / len(own) == pytest.approx(dropout, abs=0.25 if 0 < dropout < 1 else 0)
+
+
+def test_the_log_has_the_mean_loss_of_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    run, again = trainer(), trainer()
+    run.report_every = 2
+    run.run(60, None, steps=3, clock=ticking())
+    rates = [(i + 1) / WARM_UP_STEPS for i in range(3)]
+    losses = [float(again.train_step(rate)) for rate in rates]
+    told = [line.split()[:4] for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert told == [
+        ["step", "2", "loss", f"{(losses[0] + losses[1]) / 2:.4f}"],
+        ["step", "3", "loss", f"{losses[2]:.4f}"],
+    ]
 
 
 def test_sizes_take_turns_in_batches_of_as_many_tokens() -> None:
@@ -141,8 +186,12 @@ def test_a_light_checkpoint_goes_on_after_another_warm_up(tmp_path: Path) -> Non
     ]
     assert all(torch.equal(exports[1][name], weight) for name, weight in exports[0].items())
     again.train_step(rate=1.0)
+    assert again.rate(0.1) == 2 / WARM_UP_STEPS
+    again.save(tmp_path / "second")
     again.load(tmp_path / "full")
     assert again.rate(0.1) == 1
+    again.load(tmp_path / "second")  # goes on with the second warm-up
+    assert (again.step, again.rate(0.1)) == (501, 2 / WARM_UP_STEPS)
 
 
 def test_an_export_in_shards_loads_and_edits(tmp_path: Path) -> None:

@@ -19,10 +19,13 @@ from builtin_recipe.evaluation import (
     DENSE,
     EMPTY,
     HALF,
+    KNOWN,
+    PICTURED,
     SEEN,
     UNSEEN,
     another_prompt,
     autoencoder_rows,
+    edited_pixels,
     nothing_rows,
     pictured_rows,
     seam_row,
@@ -74,14 +77,16 @@ class Drawer:
 def test_an_editor_that_draws_what_is_asked_for_scores_well() -> None:
     editor = Drawer()
     rows = pictured_rows(editor, 6, SIZE, STEPS, load_atlas())
-    found = {name: rows[f"retrieval, {name}"] for name in (UNSEEN, BY_LABEL, BY_SYNONYM, SEEN, HALF, DENSE)}
-    assert {name: row["n"] for name, row in found.items()} == {
-        UNSEEN: 6, BY_LABEL: 2, BY_SYNONYM: 4, SEEN: 6, HALF: 3, DENSE: 3,
-    }  # fmt: skip
-    assert all(row["top1"] == 1 and row["candidates"] == 64 for row in found.values())
-    for control in (ANOTHER, EMPTY):
-        assert rows[f"retrieval, {control}"]["n"] == 3
-        assert rows[f"retrieval, {control}"]["top1"] < 0.5
+    for rivals, candidates in ((KNOWN, 64 + 80), (PICTURED, 64)):
+        found = {name: rows[f"{rivals}, {name}"] for name in (UNSEEN, BY_LABEL, BY_SYNONYM, SEEN, HALF, DENSE)}
+        assert {name: row["n"] for name, row in found.items()} == {
+            UNSEEN: 6, BY_LABEL: 2, BY_SYNONYM: 4, SEEN: 6, HALF: 3, DENSE: 3,
+        }  # fmt: skip
+        assert all(row["top1"] == 1 and row["candidates"] == candidates for row in found.values())
+        assert found[UNSEEN]["top1_low"] == pytest.approx(0.61, abs=0.005)
+        for control in (ANOTHER, EMPTY):
+            assert rows[f"{rivals}, {control}"]["n"] == 3
+            assert rows[f"{rivals}, {control}"]["top1"] < 0.5
     assert rows["cached against dense, PSNR in mask"] == {"median_db": 99.0, "worst_db": 99.0, "n": 3}
     assert rows["background beside the thing, PSNR"]["median_db"] > 45
     assert rows["step across the mask's border"]["ratio"] == pytest.approx(1, abs=0.5)  # some things cross the border
@@ -89,10 +94,48 @@ def test_an_editor_that_draws_what_is_asked_for_scores_well() -> None:
     assert {request.steps for request in editor.requests} == {STEPS}
 
 
+def test_a_shape_in_place_of_the_thing_is_nearest_among_all_that_is_known() -> None:
+    rows = pictured_rows(Drawer(heed=lambda _: "blue cross"), 4, SIZE, STEPS, load_atlas(), headline_alone=True)
+    known, pictured = (rows[f"{rivals}, {UNSEEN}"] for rivals in (KNOWN, PICTURED))
+    assert known["top1"] == 0
+    assert known["top5"] <= pictured["top5"]
+    gallery_case = held_out_cases("pictured", 1, SIZE, load_atlas())[0]
+    found = Gallery(gallery_case.scene, CONCEPTS[:-1], load_atlas()).find(
+        edited_pixels(Drawer(), gallery_case.request("blue cross"))
+    )
+    assert found.label == "blue cross"
+    things = [concept.label for concept in concepts_of("pictured")]
+    label = min(things, key=found.errors.__getitem__)
+    assert (found.rank(label, things), found.rank("blue cross")) == (0, 0)
+    assert found.rank(label) > 0
+
+
+def test_the_headline_alone_takes_one_edit_a_case() -> None:
+    editor, told = Drawer(), list[str]()
+    things = CONCEPTS[:2]
+    rows = pictured_rows(
+        editor, 34, SIZE, STEPS, load_atlas(), things, headline_alone=True, tell=lambda name, _: told.append(name)
+    )
+    assert len(editor.requests) == rows[f"{KNOWN}, {UNSEEN}"]["n"] == 34
+    assert f"{KNOWN}, {SEEN}" not in rows
+    assert f"{KNOWN}, {HALF}" not in rows
+    assert [text.partition(" of ")[0] for text in told] == ["16", "32"]
+
+
+def test_another_round_has_new_scenes_and_the_controls_of_the_other_things() -> None:
+    editor, things = Drawer(), CONCEPTS[:4]
+    pictured_rows(editor, 8, SIZE, STEPS, load_atlas(), things)
+    dense = [request for request in editor.requests if not request.cached]
+    named = [next(c.label for c in things if any(n in request.prompt for n in c.names)) for request in dense]
+    assert sorted(named) == sorted(c.label for c in things)
+    assert len({request.seed for request in editor.requests}) == 8
+
+
 def test_a_model_is_measured_on_what_it_can_draw() -> None:
     things = CONCEPTS[:5]
     rows = pictured_rows(Drawer(), 2, SIZE, STEPS, load_atlas(), things)
-    assert rows[f"retrieval, {UNSEEN}"] == {"top1": 1, "top5": 1, "candidates": 5, "n": 2}
+    row = rows[f"retrieval, {UNSEEN}"]
+    assert (row["top1"], row["top5"], row["candidates"], row["n"]) == (1, 1, 5, 2)
     case = held_out_cases("pictured", 1, SIZE, load_atlas(), things)[0]
     assert things[2].label in another_prompt(case, 0, things)
 
@@ -106,7 +149,8 @@ def test_an_editor_that_ignores_its_prompt_does_as_well_on_the_controls() -> Non
 
 def test_shapes_are_told_apart_by_colour_and_by_outline() -> None:
     pictures = load_atlas()
-    assert shape_rows(Drawer(), 6, SIZE, STEPS, pictures) == {"shapes": {"colour": 1, "shape": 1, "n": 6}}
+    row = shape_rows(Drawer(), 6, SIZE, STEPS, pictures)["shapes"]
+    assert (row["colour"], row["shape"], row["n"]) == (1, 1, 6)
     recoloured = Drawer(heed=lambda prompt: re.sub("|".join(COLOURS), "green", prompt))
     row = shape_rows(recoloured, 6, SIZE, STEPS, pictures)["shapes"]
     assert row["colour"] < 0.5
@@ -117,7 +161,9 @@ def test_nothing_is_measured_with_unseen_and_with_seen_captions() -> None:
     unheard = Drawer(heed=lambda prompt: prompt if "background" in prompt or "remove" in prompt else "a red apple")
     rows = nothing_rows(unheard, 6, SIZE, STEPS, load_atlas())
     unseen, seen = (rows[f"nothing, {kind} captions, PSNR in mask"] for kind in ("unseen", "seen"))
-    assert unseen["n"] == seen["n"] == 6
+    beside = rows["nothing beside a thing, unseen captions, PSNR in mask"]
+    assert unseen["n"] == seen["n"] == beside["n"] == 6
+    assert beside["median_db"] < 25
     assert unseen["median_db"] < 25 < 45 < seen["median_db"]
 
 

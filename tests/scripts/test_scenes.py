@@ -34,6 +34,28 @@ def test_every_scene_changes_only_what_its_mask_covers() -> None:
         assert changed.any() == (concept.kind != "nothing")
 
 
+def test_an_object_to_leave_alone_stays_beside_the_mask_of_nothing() -> None:
+    pictures, nothing = load_atlas(), all_concepts()[-1]
+    with_another = 0
+    for seed in range(60):
+        bare, scene = (
+            make_scene(nothing, 192, pictures, np.random.default_rng(seed), random.Random(seed), others=others)
+            for others in (0, 1)
+        )
+        assert np.array_equal(scene.mask, bare.mask)
+        assert np.array_equal(scene.target, scene.background)
+        changed = np.abs(scene.background - bare.background).max(2) > 0.02
+        assert not (changed * scene.mask).any()
+        with_another += changed.sum() > 100
+    assert with_another >= 55
+    drawn = [make_scene(nothing, 192, pictures, np.random.default_rng(s), random.Random(s)) for s in range(60)]
+    bare_ones = [
+        make_scene(nothing, 192, pictures, np.random.default_rng(s), random.Random(s), others=0) for s in range(60)
+    ]
+    shares = [not np.array_equal(a.target, b.target) for a, b in zip(drawn, bare_ones, strict=True)]
+    assert 0.2 < np.mean(shares) < 0.6  # training has them in 40 % of its scenes
+
+
 def test_object_and_mask_stay_in_their_place() -> None:
     pictures, words, rng = load_atlas(), random.Random(2), np.random.default_rng(2)
     place = Place(48, 16, 56)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from builtin_recipe.state_files import INDEX, has_state, load_state, save_state
-from builtin_recipe.weight_shards import remove_weights, shard_weights
+from builtin_recipe.weight_shards import merge_weights, remove_weights, shard_weights
 
 
 def state(value: float) -> dict[str, Any]:
@@ -104,5 +104,11 @@ def test_weights_are_split_as_their_libraries_split_them(tmp_path: Path) -> None
         assert {name for name, file in index.items() if file == path.name} == set(held)
         found |= held
     assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    merge_weights(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    merged = load_file(folder / "model.safetensors")
+    assert set(merged) == set(weights)
+    assert all(torch.equal(merged[name], weight) for name, weight in weights.items())
+    shard_weights(tmp_path, 20_000)
     remove_weights(folder)
     assert not list(folder.iterdir())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import train_builtin
 from builtin_recipe.cases import held_out_cases
 from builtin_recipe.pictures import load_atlas
 from instgenie.checkpoint import load_checkpoint
@@ -44,3 +45,28 @@ def test_the_real_presets_ask_for_their_data(tmp_path: Path, preset: str) -> Non
     assert ran.returncode == 2
     assert f"--preset {preset} needs --data" in ran.stderr
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (
+            "--preset gpu --data data --scale 3",
+            "--scale 3: 192 and 256 pixels divided by it have to be whole tokens of 8",
+        ),
+        ("--preset gpu --data data --scale 0", "--scale 0: "),
+        ("--preset gpu --data data --concepts 0", "--concepts 0: at least 1"),
+        ("--preset cpu --data data --scale 2", "--scale is for preset gpu, not for cpu"),
+        ("--preset smoke --batch-tokens 99", "--batch-tokens is for preset gpu, not for smoke"),
+        ("--preset smoke --compile", "--compile is for preset gpu, not for smoke"),
+        ("--preset smoke --concepts 9", "--concepts is for preset gpu, not for smoke"),
+        ("--preset smoke --text-encoder instgenie/builtin", "--text-encoder needs --data"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    arguments: str, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train_builtin.py", *arguments.split()])
+    with pytest.raises(SystemExit, match="2"):
+        train_builtin.main()
+    assert fault in capsys.readouterr().err

@@ -45,8 +45,8 @@ def trainer(seed: int = 0) -> Trainer:
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # autocast, RMSNorm
 def test_training_lowers_the_loss() -> None:
     run = trainer()
-    losses = [run.train_step(whole=False, rate=1.0) for _ in range(40)]
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    losses = [float(run.train_step(whole=False, rate=1.0)) for _ in range(120)]
+    assert sum(losses[-15:]) < 0.93 * sum(losses[:15])
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
@@ -60,7 +60,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert (second.step, second.samples, second.seconds) == (1, first.samples, 1.5)
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert torch.isfinite(torch.tensor(second.train_step(whole=True, rate=1.0)))
+    assert torch.isfinite(second.train_step(whole=True, rate=1.0))
 
 
 def test_a_batch_computes_its_window_and_some_tokens_round_it() -> None:
