@@ -55,12 +55,17 @@ class _Job:
     Work that returns `_MORE` is called again, when what waited by then has had its turn.
     """
 
-    work: Callable[[_Job], Any]
+    work: Callable[[_Job], Any] | None
     priority: int
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     submitted: float = field(default_factory=time.perf_counter)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def leave(self) -> None:
+        """The caller goes; what the work holds, pictures above all, is let go though the job may still be queued."""
+        self.cancelled.set()
+        self.work = None
 
     def check(self) -> None:
         """Raise where the caller has gone."""
@@ -229,7 +234,7 @@ class LocalReplica:
         try:
             return await job.future
         finally:
-            job.cancelled.set()
+            job.leave()
             self._waiting.discard(job)
 
     def _put(self, job: _Job) -> None:
@@ -242,8 +247,12 @@ class LocalReplica:
     def _run(self) -> None:
         while (job := self._take()) is not None:
             try:
+                work = job.work
+                if work is None:
+                    continue
                 job.check()
-                result = job.work(job)
+                result = work(job)
+                del work
                 if result is _MORE:
                     self._put(job)
                 else:

@@ -4,7 +4,7 @@ ApiError
  +- invalid()        400: the request is at fault; `param` names the field
  +- unauthorized()   401: no key, or an unknown one
  +- not_found()      404
- +- too_large()      413: more bytes, parts or pixels than allowed
+ +- too_large()      413: more bytes or parts than allowed
  +- busy()           429: too much waits, or too many requests of this key; with retry-after
  +- failed()         500: ours
  +- unavailable()    503: starting, draining or without a replica

@@ -77,9 +77,9 @@ class LimitSettings(_Group):
     )
     upload_seconds: float = Field(default=60, gt=0, description="Longest that a client may take to send its body.")
     idle_seconds: float = Field(default=10, gt=0, description="Longest that nothing of a body may arrive.")
-    unread_seconds: float = Field(default=30, gt=0, description="Longest that a client may read nothing of a reply.")
+    unread_seconds: float = Field(default=30, gt=0, description="Longest that a client may keep its window shut.")
     pixel_bytes: int = Field(
-        default=1_000 * _MB, ge=1, description="Memory for the decoded pictures of edits that wait or run."
+        default=1_000 * _MB, ge=1, description="Memory for the pictures of edits that wait or run."
     )
     decode_seconds: float = Field(default=20, gt=0, description="Longest that decoding one picture may take.")
     queue_seconds: float = Field(

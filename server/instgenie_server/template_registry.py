@@ -96,8 +96,9 @@ class TemplateRegistry:
         self._replica = replica
         self._templates: dict[str, WarmTemplate] = {}
         self._by_content: dict[tuple[str, str], WarmTemplate] = {}
-        self._orders: asyncio.Queue[tuple[WarmTemplate, WarmOrder]] = asyncio.Queue(MAX_WAITING)
+        self._waiting: dict[str, tuple[WarmTemplate, WarmOrder]] = {}  # by id, in the order of their turns
         self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
         self._kept: dict[str, WarmOrder] = {}  # by id, of templates that were warmed: pinning may record them again
         self._kept_bytes = 0
         self._running: tuple[WarmTemplate, asyncio.Task[None]] | None = None
@@ -150,6 +151,9 @@ class TemplateRegistry:
             self.unpin(template)
         del self._templates[template.id], self._by_content[template.tenant, template.content]
         self._let_go(template)
+        _, order = self._waiting.pop(template.id, (template, None))
+        if order is not None:
+            self._waiting_bytes -= len(order.picture.data)
         if self._running is not None and self._running[0] is template:
             self._running[1].cancel()
         self._forget(template)
@@ -186,16 +190,23 @@ class TemplateRegistry:
     async def run(self) -> None:
         """Warm what was added, until cancelled."""
         while True:
-            template, order = await self._orders.get()
-            self._waiting_bytes -= len(order.picture.data)
-            if template.id in self._templates:
-                task = asyncio.create_task(self._warm(template, order), name=f"warm {template.id}")
-                self._running = template, task
-                try:
-                    await asyncio.wait({task})
-                finally:
-                    self._running = None
-                    task.cancel()
+            template, order = await self._next()
+            task = asyncio.create_task(self._warm(template, order), name=f"warm {template.id}")
+            self._running = template, task
+            try:
+                await asyncio.wait({task})
+            finally:
+                self._running = None
+                task.cancel()
+                del order  # the picture does not wait for the next template
+
+    async def _next(self) -> tuple[WarmTemplate, WarmOrder]:
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        template, order = self._waiting.pop(next(iter(self._waiting)))
+        self._waiting_bytes -= len(order.picture.data)
+        return template, order
 
     async def _warm(self, template: WarmTemplate, order: WarmOrder) -> None:
         def report(window: WarmReport) -> None:
@@ -231,14 +242,15 @@ class TemplateRegistry:
 
     def _check_waiting(self, order: WarmOrder) -> None:
         too_large = self._waiting_bytes and self._waiting_bytes + len(order.picture.data) > MAX_WAITING_BYTES
-        if too_large or self._orders.full():
+        if too_large or len(self._waiting) >= MAX_WAITING:
             raise TooManyWaitingError("too many templates wait to be warmed")
 
     def _queue(self, template: WarmTemplate, order: WarmOrder) -> None:
         self._check_waiting(order)
         self._let_go(template)
         self._waiting_bytes += len(order.picture.data)
-        self._orders.put_nowait((template, order))
+        self._waiting[template.id] = template, order
+        self._arrived.set()
         template.stage, template.error = "queued", None
 
     def _make_room(self, tenant: str) -> None:

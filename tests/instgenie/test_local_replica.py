@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import threading
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
@@ -150,6 +152,26 @@ async def test_larger_priorities_go_first(replica: LocalReplica) -> None:
     await begun.wait()  # the others come while it runs
     await asyncio.gather(*(edit(priority) for priority in (0, -1, 1, 2)), running)
     assert ended == [2, 1, 0, -1]
+
+
+async def test_an_edit_whose_caller_leaves_holds_no_picture_while_it_is_queued(replica: LocalReplica) -> None:
+    begun = asyncio.Event()
+    running = asyncio.create_task(replica.edit(an_order(steps=200), lambda _: begun.set()))
+    await begun.wait()
+
+    def report(_: StepReport) -> None: ...
+
+    left = weakref.ref(report)  # what is queued holds it as it does the picture
+    asked = asyncio.create_task(replica.edit(an_order(), report))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait({asked})
+    del report, asked
+    gc.collect()
+    assert not running.done()
+    assert left() is None
+    running.cancel()
+    await asyncio.wait({running})
 
 
 async def test_records_serve_their_own_namespace_only(replica: LocalReplica) -> None:

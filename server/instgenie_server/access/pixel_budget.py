@@ -33,9 +33,12 @@ class PixelBudget:
         finally:
             with self._lock:
                 self._held_bytes -= hold.num_bytes
+                hold.is_over = True
 
     def _take(self, hold: Hold, num_bytes: int) -> None:
         with self._lock:
+            if hold.is_over:  # its client has left: nobody would give the bytes back
+                raise busy("the request is over", RETRY_SECONDS, "pictures_busy")
             held_bytes = self._held_bytes + num_bytes
             # Pictures that exceed the budget alone are let in when no others are held, or they never would be.
             if held_bytes > self._limit_bytes and self._held_bytes != hold.num_bytes:
@@ -50,16 +53,17 @@ class PixelBudget:
 
 
 class Hold:
-    """The share of one request: `num_bytes` of the budget."""
+    """The share of one request: `num_bytes` of the budget, until it `is_over`."""
 
     def __init__(self, budget: PixelBudget) -> None:
         self._budget = budget
         self.num_bytes = 0
+        self.is_over = False
 
     def take(self, num_bytes: int) -> None:
         """Hold so many bytes more.
 
         Raises:
-            ApiError: 429, the budget does not have them.
+            ApiError: 429, the budget does not have them, or the request is over.
         """
         self._budget._take(self, num_bytes)

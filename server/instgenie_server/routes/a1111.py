@@ -46,6 +46,7 @@ async def img2img(request: web.Request) -> web.Response:
     asked = await read_img2img(request, limits, request.app[UPLOADS])
     files, mode = asked.uploads, asked.form.mask_mode
     with request.app[PIXELS].hold() as hold:
+        hold.take(len(files.image) + len(files.mask or b""))
         picture, mask = await request.app[DECODER].picture_and_mask(
             files.image, files.mask, mode, invert=asked.invert_mask, param="init_images", take=hold.take
         )

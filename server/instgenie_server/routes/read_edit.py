@@ -55,8 +55,10 @@ async def read_edit(request: web.Request, kind: type[EditForm]) -> AsyncIterator
     body = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
     form = read_edit_form(body.fields, [model], kind)
     files = read_uploads(body)
+    del body  # further images are not used, and are not to wait with the edit
     request.app[METRICS].observe_upload(len(files.image) + len(files.mask or b""))
     with request.app[PIXELS].hold() as hold:
+        hold.take(len(files.image) + len(files.mask or b""))
         decoder = request.app[DECODER]
         picture, mask = await decoder.picture_and_mask(files.image, files.mask, form.mask_mode, take=hold.take)
         seed = drawn_seed() if form.seed is None else form.seed
@@ -73,4 +75,6 @@ async def make_order(decoder: PictureDecoder, job: Job, image: bytes, mask: byte
     form = from_params(job.params)
     picture, selection = await decoder.picture_and_mask(image, mask, form.mask_mode)
     (order,) = to_orders(form, job.id, picture, selection, job.params["seed"], job.tenant)
-    return order
+    # The queue of jobs has put them in order. One that would wait long behind edits that do not pass that queue would
+    # keep all other jobs, urgent ones too, waiting with it.
+    return replace(order, priority=max(0, order.priority))

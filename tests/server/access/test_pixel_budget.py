@@ -38,6 +38,16 @@ def test_a_request_that_exceeds_the_budget_alone_runs_when_no_other_is_there() -
             large.take(500)
 
 
+def test_what_a_thread_takes_for_a_request_that_is_over_is_not_held() -> None:
+    """A decoder goes on for a while when its client has left."""
+    budget = PixelBudget(100)
+    with budget.hold() as hold:
+        hold.take(10)
+    with pytest.raises(ApiError, match="is over"):
+        hold.take(10)
+    assert budget.held_bytes == 0
+
+
 def test_threads_take_no_more_than_there_is() -> None:
     budget = PixelBudget(1000)
 

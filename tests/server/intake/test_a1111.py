@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instgenie_server.api_error import ApiError
@@ -120,6 +120,7 @@ json_values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # busy machines
 @given(st.dictionaries(st.sampled_from([*Img2ImgForm.model_fields, "other"]), json_values))
 def test_any_values_are_an_edit_or_an_error_that_names_a_field(fields: dict[str, Any]) -> None:
     try:

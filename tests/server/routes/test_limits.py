@@ -24,10 +24,11 @@ from instgenie_server.routes.keys import PIXELS
 from instgenie_server.settings import AuthSettings, LimitSettings, Settings
 from tests.server.intake.pictures import png
 from tests.server.routes.scripted_replica import ScriptedReplica
-from tests.server.routes.site import SIDE, Site, form, ready, running_site, until
+from tests.server.routes.site import SIDE, Site, form, mask_png, picture, ready, running_site, until
 
 OPENAI, EDITS = "/v1/images/edits", "/v1/edits"
-EDIT_BYTES = 6 * SIDE * SIDE  # five for a pixel of the picture, one for one of the mask
+# The files, five bytes for a pixel of the picture, one for one of the mask.
+EDIT_BYTES = len(png(picture())) + len(mask_png()) + 6 * SIDE * SIDE
 
 
 async def test_no_more_jobs_are_accepted_at_once_than_there_is_room_for(tmp_path: Path) -> None:
@@ -82,12 +83,37 @@ async def test_pictures_that_wait_hold_bounded_memory(small_budget: Settings, pa
 
 
 def img2img() -> dict[str, Any]:
-    picture, mask = (png(Image.new("RGB", (SIDE, SIDE), color)) for color in ("red", "white"))
+    image, mask = (png(Image.new("RGB", (SIDE, SIDE), color)) for color in ("red", "white"))
     return {
         "prompt": "a",
-        "init_images": [base64.b64encode(picture).decode()],
+        "init_images": [base64.b64encode(image).decode()],
         "mask": base64.b64encode(mask).decode(),
     }
+
+
+async def test_results_by_url_count_once(tmp_path: Path) -> None:
+    """First as edits that are being accepted, then as jobs."""
+    replica = ScriptedReplica(seconds=1)
+    async with running_site(Settings(data_dir=tmp_path), ready(replica)) as site:
+        asked = asyncio.create_task(site.ask("POST", OPENAI, data=form(n=3, response_format="url")))
+        edit = await replica.edits.get()
+        while len((await site.get(EDITS))["data"]) < 3:
+            pass
+        await until(lambda: site.engine.edits.waiting_seconds() == 3)
+        edit.succeed()
+        replica.let_go()
+        await asked
+
+
+async def test_a_job_of_low_priority_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """Behind edits at once it would keep the jobs' turn for as long as those come."""
+    replica = ScriptedReplica(seconds=0)
+    async with running_site(Settings(data_dir=tmp_path), ready(replica)) as site:
+        for priority, expected in ((-100, 0), (3, 3)):
+            await site.ask("POST", EDITS, 202, data=form(priority=priority))
+            edit = await replica.edits.get()
+            assert edit.order.priority == expected
+            edit.succeed()
 
 
 async def test_a_client_that_leaves_gives_its_memory_back(small_budget: Settings) -> None:

@@ -197,6 +197,23 @@ async def test_deleting_one_that_waits_and_one_that_is_recorded(site: Site, scri
     assert (await settled(site, third))["status"] == "warm"
 
 
+async def test_deleting_those_that_wait_makes_room(
+    site: Site, scripted: ScriptedReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instgenie_server.template_registry.MAX_WAITING", 2)
+    await site.ask("POST", TEMPLATES, 202, data=upload())
+    running = await scripted.warms.get()
+    waiting = [await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=seed)) for seed in (1, 2)]
+    await site.error("POST", TEMPLATES, 429, data=upload(template_seed=3))
+    for template in waiting:
+        await site.ask("DELETE", f"{TEMPLATES}/{template['id']}", 204)
+    third = await site.ask("POST", TEMPLATES, 202, data=upload(template_seed=3))
+    running.succeed()
+    warm = await scripted.warms.get()
+    assert warm.order.id == third["id"]
+    warm.succeed()
+
+
 async def test_records_that_templates_share(site: Site, scripted: ScriptedReplica) -> None:
     """They go with the last template that has them, and stay pinned as long as one of these pins them."""
     first, second = [
