@@ -31,8 +31,6 @@ SHUTDOWN_SECONDS = 15.0
 # From the connection, or its last reply, until the head of the next request is complete: aiohttp's timer is not put
 # off by a part of a head. More than the 60 of common proxies, which must not find a connection closed that they reuse.
 KEEPALIVE_SECONDS = 75.0
-
-
 WATCH_SECONDS = 0.5
 
 
