@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,22 +13,28 @@ from torch import Tensor
 
 from instgenie.canvas import canvas_mask, canvas_pixels, to_tensor
 from instgenie.checkpoint import Checkpoint
+from instgenie.codecs import CodecName, codec_version
 from instgenie.conditioning import mask_pixels
 from instgenie.content_cache import ContentCache
+from instgenie.device_tier import DeviceTier, StepKey, default_device_cache_bytes
 from instgenie.edit_state import EditState, Guidance, start_edit
 from instgenie.errors import TemplateNotCachedError
 from instgenie.flow import flow_sigmas
 from instgenie.mask import bounding_box
-from instgenie.records import CODEC_VERSION, dtype_name
+from instgenie.page_lock import PageLock
+from instgenie.records import dtype_name
 from instgenie.request import EditRequest, EditResult, EditTimings
 from instgenie.running_edit import RunningEdit, phase
 from instgenie.template import Template, record_template
+from instgenie.template_reader import TemplateReader
 from instgenie.text import Prompt
 from instgenie.token_index import token_index
 from instgenie.trajectory import Trajectory, seeded_noise
 from instgenie.warm_request import WarmedWindow, WarmOutcome, WarmRequest
 from instgenie.window import Window, all_windows, choose_window
-from instgenie_cache import CacheError, RecordStore, TemplateLease, content_digest, template_key
+from instgenie_cache import BeingWrittenError, CacheError, RecordStore, content_digest, template_key, template_name
+from instgenie_cache.eviction import EvictionPolicy, PolicyName
+from instgenie_cache.policies import make_policy
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +44,33 @@ _ENCODINGS_BUDGET_BYTES = 256 << 20
 class Editor:
     """Edits pictures with one checkpoint, one at a time, and keeps templates' records in `store`.
 
-    Encoded prompts and pictures are kept by content. Not for use by several threads at once.
+    The store is the editor's from then on: `close` closes it too. Encoded prompts and pictures are kept by content. Not
+    for use by several threads at once, but for `num_bytes`, `pin`, `unpin` and `forget`.
+
+    Attributes:
+        codec: of the records that it makes and reads.
+        device_tier: records that are on the model's device.
     """
 
-    def __init__(self, checkpoint: Checkpoint, store: RecordStore) -> None:
-        self.checkpoint, self.store = checkpoint, store
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        store: RecordStore,
+        *,
+        codec: CodecName = "raw",
+        device_cache_bytes: int | None = None,
+        eviction: PolicyName = "gdsf",
+    ) -> None:
+        """Args:
+        device_cache_bytes: budget of the device tier; None is a share of a CUDA device's free memory, 0 on the CPU.
+        eviction: which of the device tier's steps go first.
+        """
+        self.checkpoint, self.store, self.codec = checkpoint, store, codec
+        device = checkpoint.forward.device
+        budget_bytes = default_device_cache_bytes(device) if device_cache_bytes is None else device_cache_bytes
+        policy: EvictionPolicy[StepKey] = make_policy(eviction)
+        self.device_tier = DeviceTier(budget_bytes, policy)
+        self._page_lock = PageLock.on(device)
         self._prompts: ContentCache[Prompt] = ContentCache(_ENCODINGS_BUDGET_BYTES, lambda prompt: prompt.num_bytes)
         self._latents: ContentCache[Tensor] = ContentCache(_ENCODINGS_BUDGET_BYTES, lambda latents: latents.nbytes)
 
@@ -71,9 +100,10 @@ class Editor:
             window = self.window(request)
             state, template = self._prepare(request, window)
         is_cached = request.cached and state.index.num_active < state.index.num_tokens
-        lease = self._open(template, timings, request.must_hit, check) if is_cached else None
+        steps = range(state.record_step, template.steps)
+        reader = self._open(template, steps, timings, request.must_hit, check) if is_cached else None
         return RunningEdit(
-            self.checkpoint, request, window, state, template, timings, lease, on_damage=lambda: self._drop(template)
+            self.checkpoint, request, window, state, template, timings, reader, partial(self._drop_useless, template)
         )
 
     def dense(self, request: EditRequest) -> EditResult:
@@ -100,10 +130,7 @@ class Editor:
             clean = self._encode(canvas.tobytes(), to_tensor(canvas))
             grid = (window.canvas_height // patch, window.canvas_width // patch)
             template = self._template(request, canvas.tobytes(), clean, grid)
-            lease = self._lease(template)
-            if lease is not None:
-                lease.release()
-            outcome: WarmOutcome = "hit" if lease else "cold" if self._record(template, check) else "refused"
+            outcome: WarmOutcome = "hit" if self._is_held(template.key) else self._record(template, check)
             num_bytes = template.form(model.forward).size(template.steps).num_bytes
             yield WarmedWindow(number + 1, len(windows), window, template.key, num_bytes, outcome)
 
@@ -121,24 +148,117 @@ class Editor:
         """
         index = token_index(self._mask(request, self.window(request)), self.checkpoint.codec.patch, request.halo)
         passes = len(self._guidance(request).prompts)
-        steps = self.checkpoint.settings.steps if request.steps is None else request.steps
+        steps = self._steps(request)
         steps_run = len(flow_sigmas(steps, self.checkpoint.shift, index.num_tokens, request.strength)) - 1
         dense = steps_run * passes * index.num_tokens
         return steps * index.num_tokens + steps_run * passes * index.num_active < dense
 
+    def holds(self, request: EditRequest) -> bool:
+        """Whether the records of the edit's template are there. Asking is no use of them, and encodes nothing."""
+        window = self.window(request)
+        patch = self.checkpoint.codec.patch
+        grid = (window.canvas_height // patch, window.canvas_width // patch)
+        return self._is_held(self._name(request, canvas_pixels(request.picture, window).tobytes(), grid))
+
+    def caching_pays(self, request: EditRequest) -> bool:
+        """Whether this edit alone is faster with records than dense: they are there, or recording them pays within it.
+
+        For those who edit a picture once: `replace(request, cached=editor.caching_pays(request))`.
+        """
+        return self.holds(request) or self.pays_alone(request)
+
+    def num_bytes(self, key: str) -> int | None:
+        """Bytes of a template's records, None where they are not there; `key` as in `RunningEdit.template_key`."""
+        try:
+            return self.store.num_bytes(key)
+        except CacheError as error:
+            log.warning("template %s cannot be looked up: %s", key, error)
+            return None
+
+    def pin(self, key: str) -> bool:
+        """Keep a template's records from being evicted; False where they are not there."""
+        try:
+            return self.store.pin(key)
+        except CacheError as error:
+            log.warning("template %s cannot be pinned: %s", key, error)
+            return False
+
+    def unpin(self, key: str) -> None:
+        """Let a template's records be evicted again."""
+        try:
+            self.store.unpin(key)
+        except CacheError as error:
+            log.warning("template %s cannot be unpinned: %s", key, error)
+
+    def forget(self, key: str) -> None:
+        """Drop a template's records, from the device too; edits that use them go on.
+
+        Raises:
+            CacheError: the store did not drop them.
+        """
+        self.device_tier.drop(key)
+        self.store.delete(key)
+
+    def flush(self) -> None:
+        """Wait until what was recorded is as durable as the store makes it. A store that fails costs records only."""
+        try:
+            self.store.flush()
+        except CacheError as error:
+            log.warning("records may not last: %s", error)
+
+    def close(self) -> None:
+        """Let go of the device tier and close the store. A second time it does nothing."""
+        self.device_tier.clear()
+        self._page_lock.close()
+        try:
+            self.store.close()
+        except CacheError as error:
+            log.warning("the cache cannot be closed: %s", error)
+
     def _open(
-        self, template: Template, timings: EditTimings, must_hit: bool, check: Callable[[], None]
-    ) -> TemplateLease | None:
-        """A lease of the template, recorded first if need be; None where the cache does not have it then."""
-        lease = self._lease(template)
-        timings.cache = "hit"
-        if lease is None and must_hit:
+        self, template: Template, steps: range, timings: EditTimings, must_hit: bool, check: Callable[[], None]
+    ) -> TemplateReader | None:
+        """A reader of the template, which is recorded first if need be; None where the cache does not have it then."""
+        self._page_lock.follow(self.store)
+        outcome: WarmOutcome = "hit"
+        reader = self._reader(template, steps)
+        if reader is None and must_hit:
             raise TemplateNotCachedError(f"template {template.key} is not cached")
-        if lease is None:
+        if reader is None:
             with phase(timings, "record_ms"):
-                lease = self._lease(template) if self._record(template, check) else None
-            timings.cache = "refused" if lease is None else "cold"
-        return lease
+                outcome = self._record(template, check)
+                reader = None if outcome == "refused" else self._reader(template, steps)
+        if reader is None:
+            timings.cache = "refused"
+            return None
+        timings.cache = outcome
+        if outcome == "hit":
+            timings.tier = "device" if self.device_tier.holds(template.key, steps) else reader.tier()
+        reader.prefetch([step for step in steps if not self.device_tier.holds(template.key, [step])])
+        return reader
+
+    def _reader(self, template: Template, steps: range) -> TemplateReader | None:
+        """A reader of the template, or None where it is not there.
+
+        A lease is taken even where every step is on the device: it tells the store that the template is in use, so that
+        popular ones are not evicted from below, and notices that a template was deleted by somebody else. Where the
+        store fails, the device alone will do.
+        """
+        device = self.device_tier.read(template.key)  # before the lease: so a template that is dropped now is noticed
+        form = template.form(self.checkpoint.forward)
+        try:
+            lease = self.store.lease(template.key)
+        except CacheError as error:
+            log.warning("template %s cannot be looked up: %s", template.key, error)
+            if self.device_tier.holds(template.key, steps):
+                return TemplateReader(form, None, device)
+            device.close()
+            return None
+        if lease is None:
+            device.close()
+            self.device_tier.drop(template.key)  # the store's word counts: the template may have been deleted
+            return None
+        return TemplateReader(form, lease, device)
 
     def _prepare(self, request: EditRequest, window: Window) -> tuple[EditState, Template]:
         """Everything of an edit that comes before its first step."""
@@ -167,60 +287,73 @@ class Editor:
         # A copy: views with negative strides are legal masks, but no tensors.
         return torch.from_numpy(np.array(canvas_mask(request.mask, window)))
 
-    def _template(
-        self, request: EditRequest | WarmRequest, pixels: bytes, clean: Tensor, grid: tuple[int, int]
-    ) -> Template:
+    def _name(self, request: EditRequest | WarmRequest, pixels: bytes, grid: tuple[int, int]) -> str:
+        """Name of the template in stores.
+
+        The namespace is part of the name alone, not of what is hashed: stores keep tenants apart, and they can do so
+        only by what they can read.
+        """
         model = self.checkpoint
-        steps = model.settings.steps if request.steps is None else request.steps
-        guidance = self._scale(request) if model.distilled else None
         settings: dict[str, str | int | float | bool | None] = {
-            "namespace": request.namespace,
             "revision": model.revision,
             "dtype": dtype_name(model.forward.dtype),
             "rows": grid[0],
             "columns": grid[1],
-            "steps": steps,
+            "steps": self._steps(request),
             "seed": request.template_seed,
             "prompt": request.template_prompt,
-            "guidance": guidance,
-            "codec": CODEC_VERSION,
+            "guidance": self._scale(request) if model.distilled else None,
+            "codec": codec_version(self.codec),
         }
+        return template_name(request.namespace, template_key(pixels, settings))
+
+    def _template(
+        self, request: EditRequest | WarmRequest, pixels: bytes, clean: Tensor, grid: tuple[int, int]
+    ) -> Template:
+        model = self.checkpoint
         nothing = torch.zeros(grid[0] * model.codec.patch, grid[1] * model.codec.patch, dtype=torch.bool)
         condition = None
         if model.takes_fill:
             condition = torch.cat([clean, self._mask_channels(nothing)], dim=-1)
         return Template(
-            template_key(pixels, settings),
+            self._name(request, pixels, grid),
             grid,
             Trajectory(clean, seeded_noise(tuple(clean.shape), request.template_seed).to(clean.device)),
             condition,
             self._prompt(request.template_prompt),
-            guidance,
-            flow_sigmas(steps, model.shift, grid[0] * grid[1]),
+            self._scale(request) if model.distilled else None,
+            flow_sigmas(self._steps(request), model.shift, grid[0] * grid[1]),
+            self.codec,
         )
 
-    def _lease(self, template: Template) -> TemplateLease | None:
+    def _is_held(self, name: str) -> bool:
         try:
-            return self.store.lease(template.key)
+            return self.store.holds(name)
         except CacheError as error:
-            log.warning("template %s cannot be looked up: %s", template.key, error)
-            return None
+            log.warning("template %s cannot be looked up: %s", name, error)
+            return False
 
-    def _record(self, template: Template, check: Callable[[], None]) -> bool:
+    def _record(self, template: Template, check: Callable[[], None]) -> WarmOutcome:
+        """Record a template. A hit, where the store refused because somebody else wrote it, who is done by now."""
         try:
             record_template(self.checkpoint.forward, template, self.store, check)
         except CacheError as error:
+            if isinstance(error, BeingWrittenError) and self._is_held(template.key):
+                return "hit"
             log.warning("template %s is not cached: %s", template.key, error)
-            return False
-        return True
+            return "refused"
+        return "cold"
 
-    def _drop(self, template: Template) -> None:
-        """Drop a template that lost records: the next edit makes them anew."""
-        log.warning("template %s lacks records and is dropped", template.key)
-        try:
-            self.store.delete(template.key)
-        except CacheError as error:
-            log.warning("template %s cannot be dropped: %s", template.key, error)
+    def _drop_useless(self, template: Template, reader: TemplateReader) -> None:
+        """After an edit: drop what was of no use to it, so that the next edit makes it anew."""
+        if reader.is_foreign:
+            log.warning("template %s has records that are not this model's, and is dropped", template.key)
+            try:
+                self.forget(template.key)
+            except CacheError as error:
+                log.warning("template %s cannot be dropped: %s", template.key, error)
+        elif reader.is_lost:  # in the store there may be a successor, which is not this edit's to drop
+            self.device_tier.drop(template.key)
 
     def _encode(self, content: bytes, pixels: Tensor) -> Tensor:
         """[L, C] tokens of a canvas on the model's device, by content."""
@@ -241,6 +374,9 @@ class Editor:
         """[H, W] bool -> [L, patch * patch] float32 on the model's device."""
         codec = self.checkpoint.codec
         return mask_pixels(mask.float()[None, None], codec.patch, codec.pack)[0].to(self.checkpoint.forward.device)
+
+    def _steps(self, request: EditRequest | WarmRequest) -> int:
+        return self.checkpoint.settings.steps if request.steps is None else request.steps
 
     def _scale(self, request: EditRequest | WarmRequest) -> float:
         scale = self.checkpoint.settings.guidance if request.guidance is None else request.guidance

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from instgenie.checkpoint import BUILTIN, load_checkpoint
-from instgenie.compute_dtype import dtype_of
+from instgenie.codecs import CodecName
 from instgenie.editor import Editor
-from instgenie.host import available_memory_bytes, compute_device, quiet_libraries, set_threads
-from instgenie_cache import MemoryStore
+from instgenie.host import available_memory_bytes
+from instgenie.load_model import load_model
+from instgenie_cache import MemoryStore, RecordStore
 
 
 def load_editor(
@@ -17,20 +17,22 @@ def load_editor(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     threads: int | None = None,
     cache_bytes: int | None = None,
+    *,
+    store: RecordStore | None = None,
+    codec: CodecName = "raw",
+    device_cache_bytes: int | None = None,
 ) -> Editor:
-    """Load a model. From then on this process is quiet about what libraries say in passing.
+    """An editor of the model that `load_model` loads, which takes the same first arguments.
 
     Args:
-        model: folder in the diffusers format; None is the embedded model.
-        dtype: auto measures which is faster.
-        threads: of the CPU; None is one per core.
         cache_bytes: memory for records; None is half of what is free once the model is loaded.
+        store: keeps the records instead, and is the editor's from then on.
+        codec: of the records.
+        device_cache_bytes: of the device tier; None as for `Editor`.
     Raises:
         CheckpointError: the folder holds no usable model.
     """
-    quiet_libraries()
-    if threads is not None:
-        set_threads(threads)
-    device = compute_device()
-    checkpoint = load_checkpoint(model or BUILTIN, dtype_of(dtype, device), device)
-    return Editor(checkpoint, MemoryStore(available_memory_bytes() // 2 if cache_bytes is None else cache_bytes))
+    checkpoint = load_model(model, dtype, threads)
+    if store is None:
+        store = MemoryStore(available_memory_bytes() // 2 if cache_bytes is None else cache_bytes)
+    return Editor(checkpoint, store, codec=codec, device_cache_bytes=device_cache_bytes)

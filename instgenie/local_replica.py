@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,71 +30,23 @@ from instgenie.orders import (
     WarmReport,
 )
 from instgenie.records import dtype_name
+from instgenie.replica_job import MORE, GoneError, Job
+from instgenie.replica_records import ReplicaRecords
 from instgenie.request import EditRequest, EditTimings
 from instgenie.running_edit import RunningEdit
 from instgenie.warm_request import WarmedWindow, WarmRequest
 from instgenie.work_queue import WorkQueue
-from instgenie_cache import TemplateLease
 
 log = logging.getLogger(__name__)
 
 _WARM_UP_STEPS = 2
-_MORE = object()
-
-
-class _GoneError(Exception):
-    """The caller has gone."""
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """Something for the runner thread to do: `work` is called there, its result goes to `future` on the loop.
-
-    Work that returns `_MORE` is called again, when what waited by then has had its turn.
-    """
-
-    work: Callable[[_Job], Any] | None
-    priority: int
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    submitted: float = field(default_factory=time.perf_counter)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def leave(self) -> None:
-        """The caller goes; what the work holds, pictures above all, is let go though the job may still be queued."""
-        self.cancelled.set()
-        self.work = None
-
-    def check(self) -> None:
-        """Raise where the caller has gone."""
-        if self.cancelled.is_set():
-            raise _GoneError
-
-    def tell(self, report: Callable[[Any], None], value: object) -> None:
-        """Call `report` on the loop, unless the caller has gone by then."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-            self.loop.call_soon_threadsafe(self._tell, report, value)
-
-    def _tell(self, report: Callable[[Any], None], value: object) -> None:
-        if not self.cancelled.is_set():
-            report(value)
-
-    def settle(self, result: object, error: BaseException | None) -> None:
-        """Hand the result or the error to the caller."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._settle, result, error)
-
-    def _settle(self, result: object, error: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
 
 
 class LocalReplica:
-    """A `Replica` on an editor of this process. The editor belongs to the runner thread from then on."""
+    """A `Replica` on an editor of this process.
+
+    The editor is the replica's from then on, and works in the runner thread alone; `close` closes it and its store.
+    """
 
     def __init__(self, editor: Editor, device: str) -> None:
         self._editor = editor
@@ -113,12 +63,11 @@ class LocalReplica:
             patch=checkpoint.codec.patch,
         )
         self._cost = EditCost()
-        self._queue: WorkQueue[_Job] = WorkQueue()
+        self._queue: WorkQueue[Job] = WorkQueue()
         self._arrived = threading.Condition()  # guards the queue and `_is_stopping`
         self._is_stopping = False
-        self._waiting: set[_Job] = set()
-        self._pinned: dict[str, TemplateLease] = {}
-        self._hits: dict[str, int] = {}  # of templates that were warmed
+        self._waiting: set[Job] = set()
+        self._records = ReplicaRecords(editor)
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._thread.start()
@@ -157,8 +106,8 @@ class LocalReplica:
         """See `Replica`."""
         outcome: EditOutcome
         outcome, key = await self._submit(lambda job: self._edit(job, order, report), order.priority)
-        if outcome.timings.cache == "hit" and key in self._hits:
-            self._hits[key] += 1
+        if outcome.timings.cache == "hit":
+            self._records.note_hit(key)
         return outcome
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
@@ -167,10 +116,10 @@ class LocalReplica:
 
         def told(window: WarmReport) -> None:
             if window.outcome != "refused":
-                self._hits.setdefault(window.key, 0)
+                self._records.count_from_now(window.key)
             report(window)
 
-        def warm_next(job: _Job) -> object:
+        def warm_next(job: Job) -> object:
             nonlocal windows
             if windows is None:
                 windows = self._editor.warm(to_warm_request(order), job.check)
@@ -178,43 +127,29 @@ class LocalReplica:
             if w is None:
                 return None
             job.tell(told, WarmReport(w.number, w.windows, w.window.box, w.key, w.num_bytes, w.outcome))
-            return None if w.number == w.windows else _MORE
+            return None if w.number == w.windows else MORE
 
         await self._submit(warm_next)
 
-    def pin(self, keys: Iterable[str]) -> int:
+    async def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`."""
-        held = 0
-        for key in set(keys):  # a lease anew: the template may have been dropped and recorded since the last one
-            lease = self._editor.store.lease(key)
-            self.unpin([key])
-            if lease is not None:
-                self._pinned[key] = lease
-                held += 1
-        return held
+        return await self._records.pin(keys)
 
-    def unpin(self, keys: Iterable[str]) -> None:
+    async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
-        for key in self._pinned.keys() & set(keys):
-            self._pinned.pop(key).release()
+        await self._records.unpin(keys)
 
-    def forget(self, keys: Iterable[str]) -> None:
+    async def forget(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
-        keys = set(keys)
-        self.unpin(keys)
-        for key in keys:
-            self._editor.store.delete(key)
-            self._hits.pop(key, None)
+        await self._records.forget(keys)
 
-    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         """See `Replica`."""
-        store = self._editor.store
-        return {key: HeldTemplate(store.num_bytes(key), self._hits.get(key, 0)) for key in set(keys)}
+        return await self._records.held(keys)
 
     async def close(self) -> None:
         """See `Replica`."""
         self._is_closed = True
-        self.unpin(list(self._pinned))
         for job in list(self._waiting):
             job.cancelled.set()
             if not job.future.done():
@@ -223,12 +158,14 @@ class LocalReplica:
             self._is_stopping = True
             self._arrived.notify()
         await asyncio.to_thread(self._thread.join)
+        await self._records.close()
+        await asyncio.to_thread(self._editor.close)
 
-    async def _submit(self, work: Callable[[_Job], Any], priority: int = 0) -> Any:
+    async def _submit(self, work: Callable[[Job], Any], priority: int = 0) -> Any:
         if self._is_closed:
             raise ReplicaError("the replica was closed")
         loop = asyncio.get_running_loop()
-        job = _Job(work, priority, loop, loop.create_future())
+        job = Job(work, priority, loop, loop.create_future())
         self._waiting.add(job)
         self._put(job)
         try:
@@ -237,7 +174,7 @@ class LocalReplica:
             job.leave()
             self._waiting.discard(job)
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: Job) -> None:
         with self._arrived:
             self._queue.put(job, time.monotonic(), job.priority)
             self._arrived.notify()
@@ -253,11 +190,11 @@ class LocalReplica:
                 job.check()
                 result = work(job)
                 del work
-                if result is _MORE:
+                if result is MORE:
                     self._put(job)
                 else:
                     job.settle(result, None)
-            except _GoneError:
+            except GoneError:
                 pass
             except InstGenIEError as error:
                 job.settle(None, error)
@@ -265,13 +202,13 @@ class LocalReplica:
                 log.exception("an edit failed")
                 job.settle(None, ReplicaError(f"the edit failed: {type(error).__name__}: {error}"))
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> Job | None:
         """The next job; None where the replica is closed. Jobs whose callers have gone go with it."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._is_stopping or len(self._queue) > 0)
             return None if self._is_stopping else self._queue.take()
 
-    def _edit(self, job: _Job, order: EditOrder, report: Callable[[StepReport], None]) -> tuple[EditOutcome, str]:
+    def _edit(self, job: Job, order: EditOrder, report: Callable[[StepReport], None]) -> tuple[EditOutcome, str]:
         """The outcome, and the key of the edit's template."""
         started = time.perf_counter()
         request = to_request(order)
@@ -412,4 +349,5 @@ def _timings(timings: EditTimings, queue_ms: float) -> PhaseTimings:
         dense_steps=timings.dense_steps,
         tokens_active=timings.tokens_active,
         tokens_total=timings.tokens_total,
+        tier=timings.tier,
     )

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 CachePolicy = Literal["auto", "only", "off"]
 OutputFormat = Literal["png", "webp", "jpeg"]
+ServingTier = Literal["device", "host", "disk", "object"]  # where a template's records were
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class PhaseTimings:
     dense_steps: int
     tokens_active: int
     tokens_total: int
+    tier: ServingTier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,9 @@ class ModelCard:
 class Replica(Protocol):
     """One device that edits. All methods belong to one event loop; cancelling a call cancels the work at the next step.
 
+    What `pin`, `unpin`, `forget` and `held` ask is done in the order of the calls, beside edits; a cache that hangs
+    keeps them waiting.
+
     Errors of the order raise `InvalidInputError`; `TemplateNotCachedError` where records are required and not there;
     everything else that fails raises `ReplicaError`.
     """
@@ -189,20 +194,20 @@ class Replica(Protocol):
         """Record templates; `report` is called on the loop after each window, and waiting edits go between two."""
         ...
 
-    def pin(self, keys: Iterable[str]) -> int:
+    async def pin(self, keys: Iterable[str]) -> int:
         """Keep templates, by key, from being evicted; how many of them are there. Pinning twice is pinning once."""
         ...
 
-    def unpin(self, keys: Iterable[str]) -> None:
+    async def unpin(self, keys: Iterable[str]) -> None:
         """Let templates be evicted again."""
         ...
 
-    def forget(self, keys: Iterable[str]) -> None:
+    async def forget(self, keys: Iterable[str]) -> None:
         """Drop the records of templates, pinned ones too; edits that use them go on."""
         ...
 
-    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
-        """What is there of each of these templates, by key. Asking is cheap, and no use of them."""
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        """What is there of each of these templates, by key. Asking is no use of them."""
         ...
 
     async def close(self) -> None:

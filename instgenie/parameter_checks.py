@@ -7,6 +7,7 @@ from PIL import Image
 from instgenie.errors import ParameterError, PictureError
 from instgenie.flow import MAX_STEPS
 from instgenie.window import Box
+from instgenie_cache.names import is_namespace
 
 PICTURE_MODES = ("RGB", "RGBA")
 MAX_PROMPT_CHARS = 32_000
@@ -38,6 +39,12 @@ def check_template(steps: int | None, guidance: float | None, seed: int, prompt:
         raise ParameterError("guidance", f"{guidance} is not in 0..{MAX_GUIDANCE:g}")
     check_whole("template_seed", seed, 0, MAX_SEED)
     check_text("template_prompt", prompt)
+
+
+def check_namespace(namespace: str) -> None:
+    """Raise `ParameterError` unless it is empty or a namespace of the cache."""
+    if namespace and not is_namespace(namespace):
+        raise ParameterError("namespace", f"{namespace[:80]!r} is not 1 to 64 letters, digits, dots, _ and -")
 
 
 def check_text(name: str, text: str) -> None:

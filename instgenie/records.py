@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from instgenie.codecs import CodecName, Shape, codec_of
 from instgenie.models.segment import KeyValue
-from instgenie_cache import FORMAT_VERSION, Record, RecordFormatError, TemplateLease, TemplateSize, TemplateWriter
+from instgenie_cache import Record, RecordFormatError, TemplateLease, TemplateSize, TemplateWriter
 
-CODEC = "raw"
-# What a template's key says of its records: records of another codec or layout are other records.
-CODEC_VERSION = f"{CODEC}/{FORMAT_VERSION}"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+class ForeignRecordError(RecordFormatError):
+    """A record in good order that is not what the model makes: of another codec, dtype or shape, or one too many."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -32,60 +33,97 @@ class RecordForm:
     heads: int
     head_dim: int
     blocks: int
+    codec: CodecName = "raw"
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> Shape:
         """(2, L, H, D)."""
         return 2, self.tokens, self.heads, self.head_dim
 
     @property
     def record_bytes(self) -> int:
         """Payload of one record."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return codec_of(self.codec).payload_bytes(self.shape, self.dtype)
+
+    @property
+    def step_bytes(self) -> int:
+        """Payload of all blocks of a step."""
+        return self.blocks * self.record_bytes
 
     def size(self, steps: int) -> TemplateSize:
         """What a template of so many steps takes."""
-        return TemplateSize(steps, self.blocks, steps * self.blocks * self.record_bytes)
+        return TemplateSize(steps, self.blocks, self.record_bytes)
 
     def check(self, record: Record) -> None:
-        """Raise `RecordFormatError` where the record is not of this form."""
-        found, expected = (record.codec, record.dtype, record.shape), (CODEC, dtype_name(self.dtype), self.shape)
+        """Raise `ForeignRecordError` where the record is not of this form."""
+        found, expected = (record.codec, record.dtype, record.shape), (self.codec, dtype_name(self.dtype), self.shape)
         if found != expected:
-            raise RecordFormatError(f"expected codec, dtype and shape {expected}, got {found}")
+            raise ForeignRecordError(f"expected codec, dtype and shape {expected}, got {found}")
         if record.num_bytes != self.record_bytes:
-            raise RecordFormatError(f"a record of {self.shape} takes {self.record_bytes} bytes, got {record.num_bytes}")
+            raise ForeignRecordError(
+                f"a record of {self.shape} takes {self.record_bytes} bytes, got {record.num_bytes}"
+            )
 
 
-def to_record(kv: KeyValue) -> Record:
-    """K and V [L, H, D] -> a record of shape (2, L, H, D) in their own dtype, in memory of its own."""
-    both = torch.stack([kv.key, kv.value]).cpu()
-    return Record(CODEC, dtype_name(both.dtype), tuple(both.shape), both.view(torch.uint8).numpy().data.cast("B"))
+def to_record(kv: KeyValue, codec: CodecName = "raw") -> Record:
+    """K and V [L, H, D] -> a record of shape (2, L, H, D), encoded where they are, in host memory of its own."""
+    both = torch.stack([kv.key, kv.value])
+    payload = codec_of(codec).encode(both).cpu()
+    return Record(codec, dtype_name(kv.key.dtype), tuple(both.shape), payload.numpy().data.cast("B"))
 
 
-def from_record(record: Record, device: torch.device) -> KeyValue:
-    """K and V [L, H, D] of a record whose form was checked; on the CPU they share a writable payload's memory."""
-    payload = bytearray(record.payload) if record.payload.readonly else record.payload
-    both = torch.frombuffer(payload, dtype=_DTYPES[record.dtype]).view(record.shape).to(device)
-    return KeyValue(both[0], both[1])
+def from_record(record: Record, form: RecordForm, device: torch.device) -> KeyValue:
+    """K and V [L, H, D] of a record whose form was checked; on the CPU those of `raw` share the payload's memory."""
+    payload = payload_tensor(record.payload).to(device, non_blocking=True)
+    key, value = codec_of(form.codec).decode(payload, form.shape, form.dtype)
+    return KeyValue(key, value)
+
+
+def payload_tensor(payload: memoryview) -> Tensor:
+    """The payload as [num_bytes] uint8 that shares its memory, which must not be written to."""
+    return torch.from_numpy(np.asarray(_Shared(payload)))
+
+
+class _Shared:
+    """Memory that NumPy takes for writable: torch has no read-only tensors, and warns of read-only arrays."""
+
+    def __init__(self, memory: memoryview) -> None:
+        array = np.frombuffer(memory, np.uint8)
+        self._memory = memory  # kept alive by the array that is made of this
+        self.__array_interface__: dict[str, Any] = {
+            **array.__array_interface__,
+            "data": (array.__array_interface__["data"][0], False),
+        }
 
 
 class StepRecorder:
     """Puts one template step's K and V into a store, block by block."""
 
-    def __init__(self, writer: TemplateWriter, step: int) -> None:
-        self._writer, self._step = writer, step
+    def __init__(self, writer: TemplateWriter, step: int, codec: CodecName = "raw") -> None:
+        self._writer, self._step, self._codec = writer, step, codec
 
     def record(self, block: int, kv: KeyValue) -> None:
         """See `Recorder`."""
-        self._writer.put(self._step, block, to_record(kv))
+        self._writer.put(self._step, block, to_record(kv, self._codec))
 
 
 class StepContext:
-    """Context K and V of one edit at one step, from the template's records."""
+    """Context K and V of one edit at one step, from the template's records.
 
-    def __init__(self, records: Sequence[Record], positions: Tensor) -> None:
-        self._records, self._positions = records, positions
+    Attributes:
+        keep: whether payloads are collected in `brought`.
+        brought: payloads on the model's device, in memory of their own, by block.
+    """
+
+    def __init__(self, payloads: Sequence[Tensor], form: RecordForm, positions: Tensor) -> None:
+        """Args:
+        payloads: [record_bytes] uint8 of each block, on any device.
+        positions: [U] the edit's context tokens in raster order, on the model's device.
+        """
+        self._payloads, self._form, self._positions = payloads, form, positions
+        self.keep = False
         self._last: tuple[int, KeyValue] | None = None
+        self.brought: dict[int, Tensor] = {}
 
     @classmethod
     def open(cls, lease: TemplateLease, step: int, form: RecordForm, positions: Tensor) -> StepContext | None:
@@ -94,24 +132,37 @@ class StepContext:
         Args:
             positions: [U] the edit's context tokens in raster order, on the model's device.
         Raises:
-            RecordFormatError: the records are not of this form.
+            ForeignRecordError: the records are not of this form.
             CacheError: the store cannot be read.
         """
         records = lease.step(step)
         if records is None:
             return None
         if len(records) != form.blocks:
-            raise RecordFormatError(f"step {step} has records of {len(records)} blocks, the model has {form.blocks}")
+            raise ForeignRecordError(f"step {step} has records of {len(records)} blocks, the model has {form.blocks}")
         for record in records:
             form.check(record)
-        return cls(records, positions)
+        return cls([payload_tensor(record.payload) for record in records], form, positions)
 
     def context(self, block: int) -> KeyValue:
-        """See `ContextSource`. Both guidance branches of an edit ask for the same block in a row: gathered once."""
+        """See `ContextSource`. Both guidance branches of an edit ask for the same block in a row: decoded once."""
         if self._last is None or self._last[0] != block:
-            whole = from_record(self._records[block], self._positions.device)
-            gathered = KeyValue(
-                whole.key.index_select(0, self._positions), whole.value.index_select(0, self._positions)
-            )
-            self._last = (block, gathered)
+            payload = self._bring(block)
+            form = self._form
+            key, value = codec_of(form.codec).decode(payload, form.shape, form.dtype, self._positions)
+            self._last = (block, KeyValue(key, value))
         return self._last[1]
+
+    def wait(self) -> None:
+        """Until the device has read all that it was told to read from the payloads' memory."""
+        if self._positions.is_cuda:
+            torch.cuda.current_stream(self._positions.device).synchronize()
+
+    def _bring(self, block: int) -> Tensor:
+        if block in self.brought:
+            return self.brought[block]
+        payload = self._payloads[block].to(self._positions.device, non_blocking=True)
+        if self.keep:
+            is_shared = payload.data_ptr() == self._payloads[block].data_ptr()
+            payload = self.brought[block] = payload.clone() if is_shared else payload
+        return payload

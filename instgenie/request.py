@@ -9,10 +9,12 @@ from PIL import Image
 
 from instgenie.errors import MaskError, ParameterError
 from instgenie.mask import Mask
+from instgenie.orders import ServingTier
 from instgenie.parameter_checks import (
     MAX_FEATHER_PIXELS,
     MAX_HALO_TOKENS,
     MAX_SEED,
+    check_namespace,
     check_picture,
     check_template,
     check_text,
@@ -36,7 +38,8 @@ class EditRequest:
         cached: compute masked tokens with the template's records; False computes all tokens (dense).
         must_hit: fail where the template's records are not there, instead of making them.
         crop: edit a picture that is larger than the model's canvas in a window round the mask.
-        namespace: whose template it is: records are shared within a namespace alone.
+        namespace: whose template it is: records are shared within a namespace alone. 1 to 64 letters, digits, dots, _
+            and -; empty is a namespace too.
 
     Raises:
         PictureError: a picture that is neither RGB nor RGBA.
@@ -70,7 +73,7 @@ class EditRequest:
         if not self.mask.any():
             raise MaskError("mask", "is empty: it selects no pixel")
         check_text("prompt", self.prompt)
-        check_text("namespace", self.namespace)
+        check_namespace(self.namespace)
         check_template(self.steps, self.guidance, self.template_seed, self.template_prompt)
         if not 0 < self.strength <= 1:
             raise ParameterError("strength", f"{self.strength} is not in 0 < strength <= 1")
@@ -87,6 +90,8 @@ class EditTimings:
         cache: hit: the template's records were there. cold: this edit made them. partial: some were lost or could
             not be read, `dense_steps` says for how many steps. refused: the cache did not take the template, so all
             steps were dense. off: a dense edit, asked for or because the mask and its halo cover everything.
+        tier: where the records were when the edit began: device where all that it needs were there, else the coldest
+            tier that the cache has to take one from. None where the edit did not find the template's records.
         tokens_active: tokens computed at a step that the cache served, else all of them.
     """
 
@@ -99,6 +104,7 @@ class EditTimings:
     dense_steps: int = 0
     tokens_active: int = 0
     tokens_total: int = 0
+    tier: ServingTier | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from types import TracebackType
 
 from PIL import Image
@@ -14,17 +14,14 @@ from torch import Tensor
 from instgenie.canvas import paste_back, to_picture
 from instgenie.checkpoint import Checkpoint
 from instgenie.edit_state import EditState, advance
-from instgenie.records import StepContext
 from instgenie.request import EditRequest, EditResult, EditTimings
 from instgenie.template import Template
+from instgenie.template_reader import TemplateReader
 from instgenie.window import Window
-from instgenie_cache import CacheError, RecordFormatError, TemplateLease
-
-log = logging.getLogger(__name__)
 
 
 class RunningEdit(AbstractContextManager["RunningEdit"]):
-    """Takes an edit's steps one by one. `close` it, or leave it as a context manager, to give its lease back.
+    """Takes an edit's steps one by one. `close` it, or leave it as a context manager, to end its use of the cache.
 
     Attributes:
         timings: grows with every step.
@@ -38,16 +35,18 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         state: EditState,
         template: Template,
         timings: EditTimings,
-        lease: TemplateLease | None,
-        on_damage: Callable[[], None],
+        reader: TemplateReader | None,
+        on_close: Callable[[TemplateReader], None],
     ) -> None:
+        """Args:
+        on_close: called with the reader once it is closed.
+        """
         self.timings = timings
         self._checkpoint, self._request, self._window, self._state = checkpoint, request, window, state
-        self._lease, self._on_damage, self._is_damaged = lease, on_damage, False
-        self._template, self._form = template, template.form(checkpoint.forward)
+        self._template, self._reader, self._on_close = template, reader, on_close
         index = state.index
         timings.tokens_total = index.num_tokens
-        timings.tokens_active = index.num_tokens if lease is None else index.num_active
+        timings.tokens_active = index.num_tokens if reader is None else index.num_active
 
     @property
     def step(self) -> int:
@@ -75,13 +74,12 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         return self._state.done
 
     def advance(self) -> None:
-        """Take one step: on the active tokens where the lease serves it, else densely."""
+        """Take one step: on the active tokens where the cache serves it, else densely."""
         started = time.perf_counter()
-        context = self._context()
-        advance(self._checkpoint.forward, [self._state], [context])
-        if context is None:
+        if not (self._reader is not None and self._advance_cached(self._reader)):
+            advance(self._checkpoint.forward, [self._state], [None])
             self.timings.dense_steps += 1
-            if self._lease is not None:
+            if self._reader is not None:
                 self.timings.cache = "partial"
         elapsed_ms = 1000 * (time.perf_counter() - started)
         self.timings.step_ms.append(elapsed_ms)
@@ -99,33 +97,28 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         return EditResult(picture, self.timings)
 
     def close(self) -> None:
-        """Give the lease back, and have a template that lacks records dropped. A second time it does nothing."""
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            try:
-                lease.release()
-            except CacheError as error:
-                log.warning("a lease of template %s cannot be released: %s", self._template.key, error)
-            if self._is_damaged:
-                self._on_damage()
+        """Stop reading the template. A second time it does nothing."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+            self._on_close(reader)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
-    def _context(self) -> StepContext | None:
-        if self._lease is None:
-            return None
-        step = self._state.record_step
-        try:
-            context = StepContext.open(self._lease, step, self._form, self._state.index.context_positions)
-        except CacheError as error:
-            log.warning("step %d of template %s is computed densely: %s", step, self._template.key, error)
-            self._is_damaged |= isinstance(error, RecordFormatError)
-            return None
-        self._is_damaged |= context is None
-        return context
+    def _advance_cached(self, reader: TemplateReader) -> bool:
+        """Take a step with the template's records; False where they cannot serve it, and the state is as it was."""
+        context = reader.open(self._state.record_step, self._state.index.context_positions)
+        if context is None:
+            return False
+        before = replace(self._state)  # its tensors are replaced in a step, not written to
+        advance(self._checkpoint.forward, [self._state], [context])
+        if reader.finish():
+            return True
+        self._state = before
+        return False
 
     def _picture(self, latents: Tensor) -> Image.Image:
         canvas = to_picture(self._checkpoint.codec.decode(latents[None], self._state.index.grid).cpu())

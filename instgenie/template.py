@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from instgenie.codecs import CodecName
 from instgenie.conditioning import image_ids
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
@@ -22,11 +24,12 @@ class Template:
     """A picture as the model sees it, and everything that fixes its records.
 
     Attributes:
-        key: template key.
+        key: the template's name in stores: its namespace and the key of its content.
         grid: (rows, columns) of tokens.
         condition: [L, K] fill conditioning with nothing masked, or None for models without.
         prompt: the template prompt, empty by default: one record then serves both guidance branches.
         sigmas: noise levels of the full schedule.
+        codec: of its records.
     """
 
     key: str
@@ -36,6 +39,7 @@ class Template:
     prompt: Prompt
     guidance: float | None
     sigmas: tuple[float, ...]
+    codec: CodecName = "raw"
 
     @property
     def steps(self) -> int:
@@ -44,7 +48,8 @@ class Template:
 
     def form(self, model: FluxForward) -> RecordForm:
         """What the model's records of this template look like."""
-        return RecordForm(model.dtype, self.grid[0] * self.grid[1], model.num_heads, model.head_dim, model.num_blocks)
+        tokens = self.grid[0] * self.grid[1]
+        return RecordForm(model.dtype, tokens, model.num_heads, model.head_dim, model.num_blocks, self.codec)
 
 
 def record_template(
@@ -59,12 +64,13 @@ def record_template(
         CacheError: the store refused the template, before anything was computed, or a record of it; nothing of the
             template stays in it.
     """
+    started = time.perf_counter()
     ids = image_ids(template.grid, model.device)
     with store.create(template.key, template.form(model).size(template.steps)) as writer:
         for step, sigma in enumerate(template.sigmas[:-1]):
             check()
             latents = template.trajectory.at(sigma)
             tokens = latents if template.condition is None else torch.cat([latents, template.condition], dim=-1)
-            prompt, recorder = template.prompt, StepRecorder(writer, step)
+            prompt, recorder = template.prompt, StepRecorder(writer, step, template.codec)
             model([Segment(tokens, ids, prompt.states, prompt.pooled, sigma, template.guidance, recorder=recorder)])
-        writer.commit()
+        writer.commit(cost_ms=1000 * (time.perf_counter() - started))

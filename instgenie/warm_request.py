@@ -7,7 +7,14 @@ from typing import Literal
 
 from PIL import Image
 
-from instgenie.parameter_checks import MAX_WINDOWS, check_box, check_picture, check_template, check_text, check_whole
+from instgenie.parameter_checks import (
+    MAX_WINDOWS,
+    check_box,
+    check_namespace,
+    check_picture,
+    check_template,
+    check_whole,
+)
 from instgenie.window import Box, Window
 
 
@@ -41,7 +48,7 @@ class WarmRequest:
             check_box(box, *self.picture.size)
         check_whole("max_windows", self.max_windows, 1, MAX_WINDOWS)
         check_template(self.steps, self.guidance, self.template_seed, self.template_prompt)
-        check_text("namespace", self.namespace)
+        check_namespace(self.namespace)
 
 
 WarmOutcome = Literal["hit", "cold", "refused"]

@@ -1,7 +1,10 @@
-"""Which tests run (`slow` ones with --slow or CI=true, `gpu` ones where there is a CUDA device), and tiny models."""
+"""Which tests run (`slow` ones with --slow or CI=true, `gpu` ones where there is a CUDA device), tiny models, and a
+folder of records for each test.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -27,6 +30,17 @@ def has_cuda() -> bool:
     import torch  # here, for runs without gpu tests need not wait for it
 
     return torch.cuda.is_available()
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's records are by default, its processes' too: not the user's own. It is not made before use."""
+    folder = tmp_path_factory.getbasetemp() / f"xdg{next(_numbers)}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,16 @@
 
     python scripts/bench/quickstart.py [--rounds 3] [--json OUT]
 
-Every round starts two fresh processes: `instgenie edit` as a user runs it, and one that imports, loads and edits step
-by step, twice, so that the second edit finds its template recorded. Medians of the rounds are given.
+Every round starts fresh processes: `instgenie edit` as a user runs it for the first time; `instgenie edit --cache on`,
+which records the template; the first one again, which finds the records on disk; and one that imports, loads and edits
+step by step, twice, so that the second edit finds its template recorded. Medians of the rounds are given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,11 +26,12 @@ SAMPLE = "table"
 COMMAND = "from instgenie_server.cli import main; main()"
 
 
-def whole_command_ms(template: Path, mask: Path, out: Path) -> float:
-    """Milliseconds of `instgenie edit`, from the start of its process to the end."""
-    arguments = ("edit", str(template), "--mask", str(mask), "--prompt", PROMPT, "-o", str(out))
+def whole_command_ms(template: Path, mask: Path, folder: Path, *options: str) -> float:
+    """Milliseconds of `instgenie edit`, from the start of its process to the end; its records are in the folder."""
+    arguments = ("edit", str(template), "--mask", str(mask), "--prompt", PROMPT, "-o", str(folder / "edited.png"))
+    command = (sys.executable, "-c", COMMAND, *arguments, *options)
     started = time.perf_counter()
-    subprocess.run((sys.executable, "-c", COMMAND, *arguments), check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"XDG_CACHE_HOME": str(folder)})
     return 1000 * (time.perf_counter() - started)
 
 
@@ -95,10 +98,14 @@ def main() -> None:
 
     template, mask = (BUILTIN / "samples" / f"{SAMPLE}_{part}.png" for part in ("template", "mask"))
     rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(options.rounds):
-            whole = whole_command_ms(template, mask, Path(folder) / "edited.png")
-            rounds.append({"whole_command_ms": whole, **phases_in_fresh_process()})
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            commands = {
+                "whole_command_ms": whole_command_ms(template, mask, Path(folder)),
+                "command_that_records_ms": whole_command_ms(template, mask, Path(folder), "--cache", "on"),
+                "command_with_records_ms": whole_command_ms(template, mask, Path(folder)),
+            }
+        rounds.append(commands | phases_in_fresh_process())
     results = {name: median(figures[name] for figures in rounds) for name in rounds[0]}
     for name, ms in results.items():
         print(f"{name.removesuffix('_ms'):28}{ms:10.0f} ms")

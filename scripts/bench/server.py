@@ -91,14 +91,14 @@ class InstantReplica:
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
         raise NotImplementedError
 
-    def pin(self, keys: Iterable[str]) -> int:  # noqa: ARG002
+    async def pin(self, keys: Iterable[str]) -> int:  # noqa: ARG002
         return 0
 
-    def unpin(self, keys: Iterable[str]) -> None: ...
+    async def unpin(self, keys: Iterable[str]) -> None: ...
 
-    def forget(self, keys: Iterable[str]) -> None: ...
+    async def forget(self, keys: Iterable[str]) -> None: ...
 
-    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         return dict.fromkeys(keys, HeldTemplate(None, 0))
 
     async def close(self) -> None: ...
@@ -180,7 +180,7 @@ def serve(folder: Path) -> None:
 
     from instgenie_server.logs import configure_logging
     from instgenie_server.serving import serve as run
-    from instgenie_server.settings import LogSettings, Settings
+    from instgenie_server.settings import CacheSettings, LogSettings, Settings
 
     configure_logging(LogSettings(format="json"))
     file = picture("table_template.png", "PNG", compress_level=1)
@@ -189,7 +189,8 @@ def serve(folder: Path) -> None:
     async def replica() -> AsyncIterator[InstantReplica]:
         yield InstantReplica(file)
 
-    uvloop.run(run(Settings(port=0, data_dir=folder), replica, lambda url: print(url, flush=True)))
+    settings = Settings(port=0, data_dir=folder, cache=CacheSettings(service=None))
+    uvloop.run(run(settings, replica, lambda url: print(url, flush=True)))
 
 
 def cpu_ms_of(process_id: int) -> float:

@@ -15,7 +15,7 @@ from instgenie_server.access.auth import make_authenticator
 from instgenie_server.access.pixel_budget import PixelBudget
 from instgenie_server.access.rate_limit import RateLimiter
 from instgenie_server.access.upload_permits import UploadPermits
-from instgenie_server.app_keys import AUTHENTICATOR, IN_FLIGHT, METRICS, RATE_LIMITER, SETTINGS
+from instgenie_server.app_keys import AUTHENTICATOR, CACHE_METRICS, IN_FLIGHT, METRICS, RATE_LIMITER, SETTINGS
 from instgenie_server.edit_service import EditService
 from instgenie_server.engine_slot import Engine, EngineSlot
 from instgenie_server.in_flight import InFlight
@@ -23,6 +23,8 @@ from instgenie_server.intake.decode import PictureDecoder
 from instgenie_server.jobs import open_jobs
 from instgenie_server.metrics import Metrics
 from instgenie_server.observed_replica import ObservedReplica
+from instgenie_server.record_cache.exposition import ServiceExposition
+from instgenie_server.record_cache.store import secret_of, service_address
 from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
 from instgenie_server.routes.keys import DECODER, ENGINE, PIXELS, UPLOADS
 from instgenie_server.routes.read_edit import make_order
@@ -50,7 +52,7 @@ def make_app(settings: Settings, open_replica: OpenReplica) -> web.Application:
     middleware.install(app)
     for surface in (health, models, openai, edits, templates, a1111, contract):
         app.add_routes(surface.routes)
-    app.cleanup_ctx.extend([_access, _intake, lambda app: _engine(app, open_replica)])
+    app.cleanup_ctx.extend([_access, _intake, _cache_metrics, lambda app: _engine(app, open_replica)])
     app.on_shutdown.append(_drain)
     return app
 
@@ -68,6 +70,17 @@ async def _intake(app: web.Application) -> AsyncIterator[None]:
     app[DECODER] = PictureDecoder(limits.decode_seconds)
     yield
     app[DECODER].close()
+
+
+async def _cache_metrics(app: web.Application) -> AsyncIterator[None]:
+    cache = app[SETTINGS].cache
+    address = service_address(cache)
+    if address is None:
+        yield
+        return
+    app[CACHE_METRICS] = ServiceExposition(address, secret_of(cache))
+    yield
+    await app[CACHE_METRICS].close()
 
 
 async def _engine(app: web.Application, open_replica: OpenReplica) -> AsyncIterator[None]:

@@ -11,12 +11,14 @@ from instgenie_server.access.auth import Authenticator, Identity
 from instgenie_server.access.rate_limit import RateLimiter
 from instgenie_server.in_flight import InFlight
 from instgenie_server.metrics import Metrics
+from instgenie_server.record_cache.exposition import ServiceExposition
 from instgenie_server.settings import Settings
 
 SETTINGS = web.AppKey("settings", Settings)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 RATE_LIMITER = web.AppKey("rate_limiter", RateLimiter)
 METRICS = web.AppKey("metrics", Metrics)
+CACHE_METRICS = web.AppKey("cache_metrics", ServiceExposition)  # absent where no cache service is used
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 
 REQUEST_ID = web.RequestKey("request_id", str)

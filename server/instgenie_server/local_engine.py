@@ -10,34 +10,49 @@ from typing import TYPE_CHECKING
 import structlog
 
 from instgenie.orders import Replica
-from instgenie_server.settings import EngineSettings
+from instgenie_server.record_cache.store import open_record_store
+from instgenie_server.settings import CacheSettings, EngineSettings
 
 if TYPE_CHECKING:
+    from instgenie.checkpoint import Checkpoint
     from instgenie.local_replica import LocalReplica
+    from instgenie_cache import RecordStore
+    from instgenie_cache.wire.messages import ArenaUse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def open_local_replica(settings: EngineSettings) -> AsyncIterator[Replica]:
-    """A replica on this machine's best device, loaded and calibrated.
+async def open_local_replica(
+    engine: EngineSettings, cache: CacheSettings, log_level: str = "info"
+) -> AsyncIterator[Replica]:
+    """A replica on this machine's best device, loaded and calibrated, with the store of records that is asked for.
 
+    Args:
+        log_level: of the cache service, where the replica has one of its own.
     Raises:
         CheckpointError: the folder holds no usable model.
     """
-    replica = await asyncio.to_thread(_load, settings)
-    try:
-        await replica.calibrate()
-        card = replica.model
-        log.info("model loaded", model=card.name, revision=card.revision, dtype=card.dtype, device=card.device)
-        yield replica
-    finally:
-        await replica.close()
+    from instgenie.load_model import load_model
+
+    checkpoint = await asyncio.to_thread(load_model, engine.model, engine.dtype, engine.threads)
+    device = checkpoint.forward.device
+    arena: ArenaUse = "write" if device.type == "cuda" else "read"  # to page-lock memory, it has to be writable
+    # After the model, since how much memory is free decides how much is for records.
+    async with open_record_store(cache, arena, log_level=log_level) as store:
+        replica = await asyncio.to_thread(_replica, checkpoint, store, cache)
+        try:
+            await replica.calibrate()
+            card = replica.model
+            log.info("model loaded", model=card.name, revision=card.revision, dtype=card.dtype, device=card.device)
+            yield replica
+        finally:
+            await replica.close()
 
 
-def _load(settings: EngineSettings) -> LocalReplica:
-    from instgenie.load_editor import load_editor
+def _replica(checkpoint: Checkpoint, store: RecordStore, cache: CacheSettings) -> LocalReplica:
+    from instgenie.editor import Editor
     from instgenie.local_replica import LocalReplica
 
-    editor = load_editor(settings.model, settings.dtype, settings.threads, settings.cache_bytes)
-    return LocalReplica(editor, str(editor.checkpoint.forward.device))
+    editor = Editor(checkpoint, store, codec=cache.codec, device_cache_bytes=cache.device_bytes, eviction=cache.policy)
+    return LocalReplica(editor, str(checkpoint.forward.device))

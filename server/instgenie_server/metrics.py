@@ -61,8 +61,9 @@ class Metrics:
         self._jobs = Gauge("instgenie_jobs", "Asynchronous edits that are stored.", ["state"], registry=registry)
         self._edits = Counter(
             "instgenie_edits",
-            "Edits that ended; cache is none where none was made, invalid is the client's fault.",
-            ["outcome", "cache"],
+            "Edits that ended; cache is none where none was made, tier where the cache was no hit, invalid is the "
+            "client's fault.",
+            ["outcome", "cache", "tier"],
             registry=registry,
         )
         self._phase_seconds = Histogram(
@@ -115,7 +116,7 @@ class Metrics:
     def observe_edit(self, timings: PhaseTimings) -> None:
         """An edit was made."""
         self.edits_done += 1
-        self._edits.labels("done", timings.cache).inc()
+        self._edits.labels("done", timings.cache, timings.tier or "none").inc()
         phases = {
             "queue": timings.queue_ms,
             "encode": timings.encode_ms,
@@ -130,4 +131,4 @@ class Metrics:
 
     def count_edit_failure(self, outcome: EditFailure) -> None:
         """An edit ended without a result."""
-        self._edits.labels(outcome, "none").inc()
+        self._edits.labels(outcome, "none", "none").inc()

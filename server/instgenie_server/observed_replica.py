@@ -65,21 +65,21 @@ class ObservedReplica:
         """See `Replica`."""
         await self._replica.warm(order, report)
 
-    def pin(self, keys: Iterable[str]) -> int:
+    async def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`."""
-        return self._replica.pin(keys)
+        return await self._replica.pin(keys)
 
-    def unpin(self, keys: Iterable[str]) -> None:
+    async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
-        self._replica.unpin(keys)
+        await self._replica.unpin(keys)
 
-    def forget(self, keys: Iterable[str]) -> None:
+    async def forget(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
-        self._replica.forget(keys)
+        await self._replica.forget(keys)
 
-    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         """See `Replica`."""
-        return self._replica.held(keys)
+        return await self._replica.held(keys)
 
     async def close(self) -> None:
         """See `Replica`."""

@@ -82,6 +82,9 @@ class JobReply(_Reply):
     steps: int | None = None
     seed: int
     cache: str | None = Field(default=None, description="hit, cold, partial, refused or off")
+    tier: str | None = Field(
+        default=None, description="where the records were: device, host, disk or object; null where it was no hit"
+    )
     timings: dict[str, Any] | None = Field(default=None, description="milliseconds by phase, and what was computed")
     image_url: str | None = Field(default=None, description="where the result is, once it is done")
     error: ErrorFields | None = None
@@ -110,7 +113,11 @@ class TemplateReply(_Reply):
     windows: int | None = Field(default=None, description="parts of the picture that are recorded, once known")
     windows_done: int = Field(default=0, description="of which the records are there")
     num_bytes: int = Field(default=0, description="of the records that are there")
-    tiers: dict[str, int] = Field(default={}, description="bytes of the records by where they are")
+    tiers: dict[str, int] = Field(
+        default={},
+        description="bytes of the records by where they are; host: the server's memory, service: the "
+        "cache service's memory or disk",
+    )
     hits: int = Field(default=0, description="edits that were served from the records, since it was warmed")
     pinned: bool = Field(default=False, description="its records are not evicted; while it is warmed: will not be")
     error: ErrorFields | None = None

@@ -1,6 +1,6 @@
 """Settings of a server: what there is, its defaults and limits. `settings_sources` reads them.
 
-`Settings(...)` takes what it is given and reads neither files nor the environment.
+`Settings(...)` takes what it is given and reads no files, and of the environment XDG_CACHE_HOME alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+
+from instgenie_cache.default_folder import default_folder
+from instgenie_cache.eviction import PolicyName
+from instgenie_cache.wire.address import Address
 
 _MB = 1_000_000
 
@@ -63,7 +67,56 @@ class EngineSettings(_Group):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto measures which is faster.")
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; none is one per core.")
-    cache_bytes: int | None = Field(default=None, ge=0, description="Memory for records; none is half of what is free.")
+
+
+def _cache_service(service: str | None, info: ValidationInfo) -> str | None:
+    """`own`, or an address as the cache service's clients take it."""
+    if service is None or service == "own":
+        return service
+    try:
+        address = Address.parse(service)
+    except ValueError as error:
+        raise ValueError(f"must be own, none or an address: {error}") from error
+    if not address.is_unix and not (info.data.get("secret") and info.data.get("secret_name")):
+        raise ValueError("needs cache.secret and cache.secret_name: a service at a port asks for them")
+    return service
+
+
+class CacheSettings(_Group):
+    """Where records are kept."""
+
+    folder: FullPath | None = Field(
+        default_factory=default_folder, description="Records on disk; none keeps them in memory alone."
+    )
+    secret_name: str | None = Field(
+        default=None, min_length=1, max_length=64, description="Of the secret, as the cache service knows it."
+    )
+    secret: SecretStr | None = Field(
+        default=None, min_length=16, description="That a cache service at a port asks for; unix sockets need none."
+    )
+    service: Annotated[str | None, AfterValidator(_cache_service)] = Field(
+        default="own",
+        description="own: the server starts one, unless one works on the folder already. unix:/path or "
+        "tcp://host:port: that one. none: this process's memory alone.",
+    )
+    host_bytes: int | None = Field(
+        default=None, ge=0, description="Memory for records; none is half of what is free once the model is loaded."
+    )
+    disk_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Disk for records, 0 for none; none is 32 GB, at most a quarter of what is free, but no less than "
+        "there is already.",
+    )
+    device_bytes: int | None = Field(
+        default=None, ge=0, description="Device memory for records; none is a share of a GPU's free memory."
+    )
+    codec: Literal["raw", "int8", "fp8"] = Field(
+        default="raw", description="raw keeps what the model computes; int8 and fp8 take half the room of bfloat16."
+    )
+    policy: PolicyName = Field(
+        default="gdsf", description="What goes first: gdsf weighs cost and popularity by size; lru, lfu."
+    )
 
 
 class LimitSettings(_Group):
@@ -140,6 +193,7 @@ class Settings(_Group):
         default=None, description="How clients reach the server, for addresses in its replies."
     )
     engine: EngineSettings = EngineSettings()
+    cache: CacheSettings = Field(default_factory=CacheSettings)  # at each start: its folder follows the environment
     limits: LimitSettings = LimitSettings()
     retention: RetentionSettings = RetentionSettings()
     auth: AuthSettings = AuthSettings()

@@ -34,7 +34,7 @@ def describe(resolved: ResolvedSettings) -> list[SettingRow]:
 def to_toml(settings: Settings, *, secrets: bool = False) -> str:
     """A file that loads back to the same settings. Without `secrets` those are left out: a mask would be taken for one.
 
-    What has no value is a comment, since TOML has no word for it.
+    What has no value is the word none, in a comment where that is the default.
     """
     lines: list[str] = []
     group = ""
@@ -46,7 +46,8 @@ def to_toml(settings: Settings, *, secrets: bool = False) -> str:
         value = _plain(settings, key, secrets=secrets)
         lines += [f"# {field.description}"] if field.description else []
         if value is None:
-            lines.append(f'# {name} = "none"')
+            is_default = field.get_default(call_default_factory=True) is None
+            lines.append(f'{"# " if is_default else ""}{name} = "none"')
         elif is_secret(key) and not secrets:
             lines.append(f"# {name} is set and not shown")
         else:

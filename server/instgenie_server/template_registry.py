@@ -1,6 +1,7 @@
 """Templates that clients uploaded to be recorded: warmed one after the other in the background.
 
-Records live in the replica's memory, and so does the list of them: after a restart, templates are to be uploaded anew.
+The list of them ends with the server, while a cache service keeps their records: after a restart, templates are to be
+uploaded anew, and are warm at once where their records are still there.
 
 RegistryError
  +- TooManyWaitingError    so many wait to be warmed that no more are taken for a while
@@ -13,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from instgenie.errors import InstGenIEError
-from instgenie.orders import Replica, WarmOrder, WarmReport
+from instgenie.orders import HeldTemplate, Replica, WarmOrder, WarmReport
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ MAX_TEMPLATES_OF_TENANT = 5_000
 MAX_WAITING = 256
 MAX_WAITING_BYTES = 1_000_000_000  # of decoded pictures
 MAX_KEPT_BYTES = 250_000_000  # of decoded pictures of templates that were warmed
+
+Stage = Literal["queued", "warming", "warm", "failed"]
 
 _NO_ROOM = "the cache has no room for all of the template's records"
 
@@ -49,7 +52,7 @@ class WarmTemplate:
     width: int
     height: int
     created_at: float
-    stage: Literal["queued", "warming", "warm", "failed"] = "queued"
+    stage: Stage = "queued"
     windows: int | None = None
     keys: dict[int, str] = field(default_factory=dict)
     pinned: bool = False
@@ -94,6 +97,7 @@ class TemplateRegistry:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._adding = asyncio.Lock()
         self._templates: dict[str, WarmTemplate] = {}
         self._by_content: dict[tuple[str, str], WarmTemplate] = {}
         self._waiting: dict[str, tuple[WarmTemplate, WarmOrder]] = {}  # by id, in the order of their turns
@@ -103,25 +107,28 @@ class TemplateRegistry:
         self._kept_bytes = 0
         self._running: tuple[WarmTemplate, asyncio.Task[None]] | None = None
 
-    def add(self, tenant: str, content: str, order: WarmOrder, now: float, pinned: bool = False) -> WarmTemplate:
+    async def add(self, tenant: str, content: str, order: WarmOrder, now: float, pinned: bool = False) -> WarmTemplate:
         """The tenant's template of that content, to be warmed if it is new or its records are not there.
 
         Raises:
             TooManyWaitingError, TooManyTemplatesError: there is no room for it.
         """
-        template = self._by_content.get((tenant, content))
-        if template is None:
-            self._check_waiting(order)
-            self._make_room(tenant)
-            picture = order.picture
-            template = WarmTemplate(order.id, tenant, content, picture.width, picture.height, now)
-            self._templates[template.id] = self._by_content[tenant, content] = template
-            self._queue(template, order)
-        elif self.state(template).status in ("evicted", "failed"):
-            self._queue(template, replace(order, id=template.id))
+        async with self._adding:
+            known = self._by_content.get((tenant, content))
+            states = await self.states([known] if known else [])  # now, too, what was deleted before is dropped
+            template = self._by_content.get((tenant, content))
+            if template is None:
+                self._check_waiting(order)
+                await self._make_room(tenant)
+                picture = order.picture
+                template = WarmTemplate(order.id, tenant, content, picture.width, picture.height, now)
+                self._templates[template.id] = self._by_content[tenant, content] = template
+                self._queue(template, order)
+            elif states[0].status in ("evicted", "failed") and template.stage not in ("queued", "warming"):
+                self._queue(template, replace(order, id=template.id))
         if pinned:
             template.pinned = True
-            self._replica.pin(template.keys.values())
+            await self._replica.pin(template.keys.values())
         return template
 
     def get(self, tenant: str, template_id: str) -> WarmTemplate | None:
@@ -133,22 +140,16 @@ class TemplateRegistry:
         """The tenant's templates, newest first."""
         return [template for template in reversed(self._templates.values()) if template.tenant == tenant]
 
-    def state(self, template: WarmTemplate) -> TemplateState:
-        """What there is of it."""
-        held = self._replica.held(template.keys.values())
-        windows_done = sum(held[key].num_bytes is not None for key in template.keys.values())
-        is_evicted = template.stage == "warm" and windows_done < len(template.keys)
-        return TemplateState(
-            "evicted" if is_evicted else template.stage,
-            windows_done,
-            sum(records.num_bytes or 0 for records in held.values()),
-            sum(records.hits for records in held.values()),
-        )
+    async def states(self, templates: Iterable[WarmTemplate]) -> Sequence[TemplateState]:
+        """What there is of each."""
+        asked = [(template.stage, tuple(template.keys.values())) for template in templates]
+        held = await self._replica.held({key for _, keys in asked for key in keys})
+        return [_state(stage, keys, held) for stage, keys in asked]
 
-    def delete(self, template: WarmTemplate) -> None:
+    async def delete(self, template: WarmTemplate) -> None:
         """Drop a template and its records, but for those that another template shares; stop recording it."""
-        if template.pinned:
-            self.unpin(template)
+        if self._templates.get(template.id) is not template:
+            return  # somebody else was faster
         del self._templates[template.id], self._by_content[template.tenant, template.content]
         self._let_go(template)
         _, order = self._waiting.pop(template.id, (template, None))
@@ -156,9 +157,11 @@ class TemplateRegistry:
             self._waiting_bytes -= len(order.picture.data)
         if self._running is not None and self._running[0] is template:
             self._running[1].cancel()
-        self._forget(template)
+        if template.pinned:
+            await self.unpin(template)
+        await self._forget(template)
 
-    def pin(self, template: WarmTemplate) -> None:
+    async def pin(self, template: WarmTemplate) -> None:
         """Keep a template's records from being evicted. Where some are not there, they are made again, then kept.
 
         Raises:
@@ -166,7 +169,10 @@ class TemplateRegistry:
             TooManyWaitingError: they would have to be, and cannot now.
         """
         was_pinned, template.pinned = template.pinned, True
-        is_whole = self._pin_records(template) and template.stage == "warm"
+        is_whole = await self._pin_records(template) and template.stage == "warm"
+        if self._templates.get(template.id) is not template:
+            await self.unpin(template)  # it was deleted meanwhile
+            return
         if is_whole or template.stage in ("queued", "warming"):
             return
         try:
@@ -178,14 +184,14 @@ class TemplateRegistry:
             self._queue(template, order)
         except RegistryError:
             if not was_pinned:
-                self.unpin(template)
+                await self.unpin(template)
             raise
 
-    def unpin(self, template: WarmTemplate) -> None:
+    async def unpin(self, template: WarmTemplate) -> None:
         """Let a template's records be evicted again."""
         template.pinned = False
         others = {key for other in self._templates.values() if other.pinned for key in other.keys.values()}
-        self._replica.unpin([key for key in template.keys.values() if key not in others])
+        await self._replica.unpin([key for key in template.keys.values() if key not in others])
 
     async def run(self) -> None:
         """Warm what was added, until cancelled."""
@@ -198,6 +204,7 @@ class TemplateRegistry:
             finally:
                 self._running = None
                 task.cancel()
+                await asyncio.wait({task})  # the replica is closed next
                 del order  # the picture does not wait for the next template
 
     async def _next(self) -> tuple[WarmTemplate, WarmOrder]:
@@ -209,6 +216,12 @@ class TemplateRegistry:
         return template, order
 
     async def _warm(self, template: WarmTemplate, order: WarmOrder) -> None:
+        pins: list[asyncio.Task[None]] = []
+
+        async def pin_window(key: str) -> None:
+            if template.pinned:  # unless it was unpinned since the report
+                await self._replica.pin([key])
+
         def report(window: WarmReport) -> None:
             template.windows = window.windows
             if window.outcome == "refused":
@@ -216,7 +229,7 @@ class TemplateRegistry:
                 return
             template.keys[window.number] = window.key
             if template.pinned:
-                self._replica.pin([window.key])
+                pins.append(asyncio.create_task(pin_window(window.key)))
 
         template.stage = "warming"
         try:
@@ -227,18 +240,19 @@ class TemplateRegistry:
             log.exception("template %s could not be recorded", template.id)
             template.error = "the template could not be recorded"
         finally:
+            await asyncio.gather(*pins, return_exceptions=True)  # they are made once more below
             if template.id not in self._templates:  # windows that were reported after it was deleted
-                self._forget(template)
-        if template.error is None and template.pinned and not self._pin_records(template):
+                await self._forget(template)
+        if template.error is None and template.pinned and not await self._pin_records(template):
             template.error = _NO_ROOM  # one was evicted before the report of it came
         template.stage = "warm" if template.error is None else "failed"
         if template.id in self._templates:
             self._keep(template, order)
 
-    def _pin_records(self, template: WarmTemplate) -> bool:
+    async def _pin_records(self, template: WarmTemplate) -> bool:
         """Pin what was recorded; whether all of it is there."""
         keys = set(template.keys.values())
-        return self._replica.pin(keys) == len(keys)
+        return await self._replica.pin(keys) == len(keys)
 
     def _check_waiting(self, order: WarmOrder) -> None:
         too_large = self._waiting_bytes and self._waiting_bytes + len(order.picture.data) > MAX_WAITING_BYTES
@@ -253,23 +267,25 @@ class TemplateRegistry:
         self._arrived.set()
         template.stage, template.error = "queued", None
 
-    def _make_room(self, tenant: str) -> None:
+    async def _make_room(self, tenant: str) -> None:
         """See that one more template fits into the bounds: failed ones are dropped for it, then evicted ones."""
         own = self.list(tenant)
-        if len(own) >= MAX_TEMPLATES_OF_TENANT and not self._drop_spent(reversed(own)):
+        if len(own) >= MAX_TEMPLATES_OF_TENANT and not await self._drop_spent(reversed(own)):
             raise TooManyTemplatesError(
                 f"you have {len(own)} templates, and {MAX_TEMPLATES_OF_TENANT} are the most: delete some"
             )
-        if len(self._templates) >= MAX_TEMPLATES and not self._drop_spent(self._templates.values()):
+        if len(self._templates) >= MAX_TEMPLATES and not await self._drop_spent(self._templates.values()):
             raise TooManyTemplatesError(f"the server has {MAX_TEMPLATES} templates, and takes no more of them")
 
-    def _drop_spent(self, oldest_first: Iterable[WarmTemplate]) -> bool:
+    async def _drop_spent(self, oldest_first: Iterable[WarmTemplate]) -> bool:
         """Drop the first failed one, or else the first evicted one; whether there was any."""
         templates = tuple(oldest_first)
-        failed = (template for template in templates if template.stage == "failed")
-        spent = next(failed, None) or next((t for t in templates if self.state(t).status == "evicted"), None)
+        spent = next((template for template in templates if template.stage == "failed"), None)
+        if spent is None:
+            states = zip(templates, await self.states(templates), strict=True)
+            spent = next((template for template, state in states if state.status == "evicted"), None)
         if spent is not None:
-            self.delete(spent)
+            await self.delete(spent)
         return spent is not None
 
     def _keep(self, template: WarmTemplate, order: WarmOrder) -> None:
@@ -284,9 +300,20 @@ class TemplateRegistry:
         if order is not None:
             self._kept_bytes -= len(order.picture.data)
 
-    def _forget(self, deleted: WarmTemplate) -> None:
+    async def _forget(self, deleted: WarmTemplate) -> None:
         shared = {key for other in self._templates.values() for key in other.keys.values()}
-        self._replica.forget([key for key in deleted.keys.values() if key not in shared])
+        await self._replica.forget([key for key in deleted.keys.values() if key not in shared])
+
+
+def _state(stage: Stage, keys: tuple[str, ...], held: Mapping[str, HeldTemplate]) -> TemplateState:
+    found = {key: held[key] for key in keys}
+    windows_done = sum(held[key].num_bytes is not None for key in keys)
+    return TemplateState(
+        "evicted" if stage == "warm" and windows_done < len(keys) else stage,
+        windows_done,
+        sum(records.num_bytes or 0 for records in found.values()),
+        sum(records.hits for records in found.values()),
+    )
 
 
 def new_template_id() -> str:

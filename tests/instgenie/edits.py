@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
 from instgenie.request import EditRequest
 from instgenie.text import Prompt, PromptEncoder
-from instgenie_cache import MemoryStore, Record, RecordStore, TemplateLease
+from instgenie_cache import CacheError, MemoryStore, Record, RecordStore, TemplateLease, TierName
 
 PLENTY_BYTES = 1 << 30
 
@@ -43,9 +42,9 @@ def a_request(picture: Image.Image | None = None, **settings: Any) -> EditReques
     return EditRequest(**(values | settings))
 
 
-def an_editor(checkpoint: Checkpoint, store: RecordStore | None = None) -> Editor:
+def an_editor(checkpoint: Checkpoint, store: RecordStore | None = None, **settings: Any) -> Editor:
     """An editor with a store of its own, or this one."""
-    return Editor(checkpoint, MemoryStore(PLENTY_BYTES) if store is None else store)
+    return Editor(checkpoint, MemoryStore(PLENTY_BYTES) if store is None else store, **settings)
 
 
 class WatchedForward(FluxForward):
@@ -95,11 +94,22 @@ class TappedStore(MemoryStore):
         return records
 
 
-class TappedLease(AbstractContextManager["TappedLease"]):
+class TappedLease:
     """A lease of a `TappedStore`."""
 
     def __init__(self, store: TappedStore, template: str, lease: TemplateLease) -> None:
         self._store, self._template, self._lease = store, template, lease
+
+    @property
+    def tier(self) -> TierName:
+        return self._lease.tier
+
+    @property
+    def is_valid(self) -> bool:
+        return self._lease.is_valid
+
+    def prefetch(self, steps: Iterable[int]) -> None:
+        self._lease.prefetch(steps)
 
     def step(self, step: int) -> Sequence[Record] | None:
         self._store.reads.append(step)
@@ -108,5 +118,39 @@ class TappedLease(AbstractContextManager["TappedLease"]):
     def release(self) -> None:
         self._lease.release()
 
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class BrokenStore(MemoryStore):
+    """Answers nothing at all, as one whose connection is lost."""
+
+    def create(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def lease(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def holds(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def num_bytes(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def delete(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def pin(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def unpin(self, *_: object) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def flush(self) -> NoReturn:
+        raise CacheError("connection lost")
+
+    def close(self) -> NoReturn:
+        raise CacheError("connection lost")

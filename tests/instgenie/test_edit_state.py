@@ -16,7 +16,7 @@ from torch import Tensor
 from instgenie.edit_state import EditState, Guidance, advance, edit_segments, start_edit
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import KeyValue, Segment
-from instgenie.records import RecordForm, StepContext, to_record
+from instgenie.records import RecordForm, StepContext, payload_tensor, to_record
 from instgenie.template import record_template
 from instgenie.token_index import token_index
 from instgenie.trajectory import Trajectory, seeded_noise
@@ -57,12 +57,16 @@ def classifier_free(seed: int = 50, length: int = 3) -> Guidance:
     return Guidance((random_prompt(seed, length), random_prompt(seed + 1, 2)), 3.0, False)
 
 
+def form_of(forward: FluxForward, state: EditState) -> RecordForm:
+    """What the records of the edit's template look like."""
+    return RecordForm(forward.dtype, state.index.num_tokens, forward.num_heads, forward.head_dim, forward.num_blocks)
+
+
 def open_context(store: MemoryStore, template: str, state: EditState, forward: FluxForward) -> StepContext:
     """The context of the edit's next step; it is there."""
     lease = store.lease(template)
     assert lease is not None
-    form = RecordForm(forward.dtype, state.index.num_tokens, forward.num_heads, forward.head_dim, forward.num_blocks)
-    context = StepContext.open(lease, state.record_step, form, state.index.context_positions)
+    context = StepContext.open(lease, state.record_step, form_of(forward, state), state.index.context_positions)
     assert context is not None
     return context
 
@@ -77,8 +81,8 @@ def own_record(forward: FluxForward, state: EditState) -> tuple[Tensor, StepCont
 
     (segment,) = edit_segments(state, state.index.all_active, None)
     (velocity,) = forward([replace(segment, recorder=Keep())])
-    records = [to_record(seen[block]) for block in range(forward.num_blocks)]
-    return velocity, StepContext(records, state.index.context_positions)
+    payloads = [payload_tensor(to_record(seen[block]).payload) for block in range(forward.num_blocks)]
+    return velocity, StepContext(payloads, form_of(forward, state), state.index.context_positions)
 
 
 @settings(deadline=None, max_examples=25)
@@ -225,9 +229,9 @@ def test_only_editable_tokens_leave_the_trajectory(mask: Tensor, halo: int, dens
     template = random_template(grid_of(mask), 3, 1, fill=False, guidance=None)
     state = random_edit(template, mask, halo=halo, guidance=single_prompt(), seed=2)
     fake = FakeForward(lambda tokens: torch.full((len(tokens), CHANNELS), 7.0))
-    kept = ~mask.flatten()
+    kept, form = ~mask.flatten(), RecordForm(torch.float32, mask.numel(), heads=2, head_dim=16, blocks=0)
     for sigma in state.sigmas[1:]:
-        contexts: list[StepContext | None] = [None if dense else StepContext([], state.index.context_positions)]
+        contexts: list[StepContext | None] = [None if dense else StepContext([], form, state.index.context_positions)]
         advance(cast(FluxForward, fake), [state], contexts)
         assert torch.equal(state.latents[kept], template.trajectory.at(sigma)[kept])
     assert state.done

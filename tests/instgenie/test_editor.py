@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from instgenie.checkpoint import Checkpoint, load_checkpoint
+from instgenie.codecs import CODEC_NAMES
 from instgenie.request import EditRequest, EditResult
 from tests.instgenie.edits import CountedPrompts, TappedStore, a_request, an_editor, pixels, random_picture, watched
 
@@ -243,6 +244,57 @@ def test_strength_counts_for_whether_recording_pays(builtin_kind: Checkpoint, st
     assert an_editor(checkpoint).pays_alone(request) == (counts[0] < counts[1])
 
 
+def test_single_edit_is_cached_where_records_are_there_or_pay(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    request = a_request(guidance=1.0)  # one pass a step: recording never pays alone
+    assert not editor.holds(request)
+    assert not editor.caching_pays(request)
+    assert editor.caching_pays(a_request())  # two passes
+    editor.edit(request)
+    hits = editor.store.stats().hits
+    assert editor.holds(request)
+    assert editor.caching_pays(request)
+    assert editor.caching_pays(replace(request, prompt="a pear", seed=4))
+    assert not editor.caching_pays(replace(request, steps=3))
+    assert not editor.caching_pays(replace(request, namespace="ann"))
+    assert editor.store.stats().hits == hits
+
+
+def test_asking_for_records_encodes_nothing(builtin_kind: Checkpoint) -> None:
+    prompts = CountedPrompts(builtin_kind.prompts)
+    assert not an_editor(replace(builtin_kind, prompts=prompts)).holds(a_request())
+    assert not prompts.texts
+
+
+def test_name_of_a_template_begins_with_its_namespace(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    own, anns = (editor.start(a_request(namespace=namespace)).template_key for namespace in ("", "ann"))
+    assert anns == f"ann/{own}"
+
+
+@pytest.mark.parametrize("device_cache_bytes", [0, 1 << 24])
+def test_tier_that_served(builtin_kind: Checkpoint, device_cache_bytes: int) -> None:
+    editor = an_editor(builtin_kind, device_cache_bytes=device_cache_bytes)
+    requests = [a_request(cached=False), a_request(), a_request(), a_request(steps=3, halo=9)]
+    # The cold edit reads back what it recorded, so the device has it for the next.
+    expected = [None, None, "device" if device_cache_bytes else "host", None]
+    assert [editor.edit(request).timings.tier for request in requests] == expected
+
+
+def test_closing_closes_the_store(builtin_kind: Checkpoint) -> None:
+    class Closing(TappedStore):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    editor = an_editor(builtin_kind, store := Closing(), device_cache_bytes=1 << 24)
+    editor.edit(a_request())
+    editor.close()
+    assert store.closed == 1
+    assert editor.device_tier.used_bytes == 0
+
+
 def test_mask_may_be_a_view(builtin_kind: Checkpoint) -> None:
     mask = np.zeros((64, 64), bool)
     mask[18:30, 20:40] = True
@@ -252,11 +304,11 @@ def test_mask_may_be_a_view(builtin_kind: Checkpoint) -> None:
     assert same(editor.edit(a_request(mask=flipped)), editor.edit(a_request(mask=mask)))
 
 
-def test_codec_belongs_to_the_template(builtin_kind: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    editor = an_editor(builtin_kind)
-    editor.edit(a_request())
-    monkeypatch.setattr("instgenie.editor.CODEC_VERSION", "other/1")
-    assert editor.edit(a_request()).timings.cache == "cold"
+def test_codec_belongs_to_the_template(builtin_kind: Checkpoint) -> None:
+    store = an_editor(builtin_kind).store
+    for expected in ("cold", "hit"):
+        for codec in CODEC_NAMES:
+            assert an_editor(builtin_kind, store, codec=codec).edit(a_request()).timings.cache == expected
 
 
 def test_recording_never_pays_within_one_edit_of_a_distilled_model(flux_fill_kind: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from instgenie.edit_state import EditState, Guidance, edit_segments
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import KeyValue, Segment
 from instgenie.records import RecordForm, StepContext, StepRecorder, from_record, to_record
-from instgenie_cache import MemoryStore, decode_record, encode_record
+from instgenie_cache import MemoryStore, RecordKey, decode_record, encode_record
 from tests.instgenie.edits import a_request, an_editor, pixels
 from tests.instgenie.tiny_flux import random_edit, random_prompt, random_template, relative_error, tiny_forward
 
@@ -86,8 +86,9 @@ def test_a_cached_pass_equals_the_dense_pass_that_was_recorded(dtype: torch.dtyp
 def test_records_come_back_to_the_device_bit_by_bit(dtype: torch.dtype) -> None:
     both = torch.randn(2, 37, 3, 8, device=CUDA).to(dtype)
     both[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
-    record = decode_record(encode_record(to_record(KeyValue(both[0], both[1]))))
-    again = from_record(record, CUDA)
+    key = RecordKey("t", 0, 0)
+    record = decode_record(encode_record(key, to_record(KeyValue(both[0], both[1]))), key)
+    again = from_record(record, RecordForm(dtype, 37, 3, 8, blocks=1), CUDA)
     for actual, expected in zip(again, both, strict=True):
         assert (actual.device.type, actual.dtype) == (CUDA.type, dtype)
         assert torch.equal(_bits(actual), _bits(expected))

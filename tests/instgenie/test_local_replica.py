@@ -25,7 +25,7 @@ from instgenie.models.segment import Segment
 from instgenie.orders import EditOrder, HeldTemplate, Output, Pixels, StepReport, WarmOrder, WarmReport
 from instgenie.text import Prompt, PromptEncoder
 from instgenie_cache import MemoryStore, TemplateSize
-from tests.instgenie.edits import WatchedForward, a_request, an_editor, pixels, random_picture
+from tests.instgenie.edits import BrokenStore, WatchedForward, a_request, an_editor, pixels, random_picture
 
 pytestmark = pytest.mark.asyncio
 
@@ -115,9 +115,9 @@ async def test_what_is_held_of_a_template(replica: LocalReplica) -> None:
     key, num_bytes = reports[0].key, reports[0].num_bytes
     for cache in ("auto", "off", "only"):
         await replica.edit(an_order(cache=cache), lambda _: None)
-    assert replica.held([key, key, "x"]) == {key: HeldTemplate(num_bytes, 2), "x": HeldTemplate(None, 0)}
-    replica.forget([key])
-    assert replica.held([key]) == {key: HeldTemplate(None, 0)}
+    assert await replica.held([key, key, "x"]) == {key: HeldTemplate(num_bytes, 2), "x": HeldTemplate(None, 0)}
+    await replica.forget([key])
+    assert await replica.held([key]) == {key: HeldTemplate(None, 0)}
 
 
 async def test_edits_go_between_the_windows_of_a_template(replica: LocalReplica) -> None:
@@ -183,7 +183,7 @@ async def test_records_serve_their_own_namespace_only(replica: LocalReplica) -> 
     picture = pixels_of(random_picture())
     await replica.warm(WarmOrder(id="warm", picture=picture, namespace="bob"), reports.append)
     assert [report.outcome for report in reports] == ["cold"]
-    replica.forget([report.key for report in reports])
+    await replica.forget([report.key for report in reports])
     assert (await replica.edit(replace(ann, cache="only"), lambda _: None)).timings.cache == "hit"
 
 
@@ -195,15 +195,97 @@ async def test_pinned_template_stays_until_it_is_unpinned_or_forgotten(builtin_k
     for picture in (first, second):  # the second evicts the first
         await replica.warm(WarmOrder(id="warm", picture=pixels_of(picture)), reports.append)
     keys = [report.key for report in reports]
-    assert replica.pin(keys) == replica.pin(keys) == 1
+    assert await replica.pin(keys) == await replica.pin(keys) == 1
     await replica.warm(WarmOrder(id="warm", picture=pixels_of(first)), reports.append)
-    replica.unpin(keys)
+    await replica.unpin(keys)
     await replica.warm(WarmOrder(id="warm", picture=pixels_of(first)), reports.append)
     assert [report.outcome for report in reports] == ["cold", "cold", "refused", "cold"]
-    assert replica.pin(keys) == 1
-    replica.forget(keys)
-    assert replica.pin(keys) == 0
+    assert await replica.pin(keys) == 1
+    await replica.forget(keys)
+    assert await replica.pin(keys) == 0
     await replica.close()
+
+
+async def test_cache_that_fails(builtin_kind: Checkpoint) -> None:
+    """It holds nothing, and who deletes is told that nothing was."""
+    replica = LocalReplica(an_editor(builtin_kind, BrokenStore(1 << 20)), "cpu")
+    assert (await replica.edit(an_order(), lambda _: None)).timings.cache == "refused"
+    assert await replica.pin(["x"]) == 0
+    await replica.unpin(["x"])
+    assert await replica.held(["x"]) == {"x": HeldTemplate(None, 0)}
+    with pytest.raises(ReplicaError, match="2 templates cannot be dropped: connection lost"):
+        await replica.forget(["x", "y"])
+    await replica.close()
+
+
+class StuckStore(MemoryStore):
+    """Answers nothing about a template before it is let go, and notes what was asked."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        super().__init__(budget_bytes)
+        self.reached, self.go = threading.Event(), threading.Event()
+        self.asked: list[str] = []
+
+    def wait(self, what: str) -> None:
+        self.asked.append(what)
+        self.reached.set()
+        assert self.go.wait(10)
+
+    def pin(self, template: str) -> bool:
+        self.wait("pin")
+        return super().pin(template)
+
+    def unpin(self, template: str) -> None:
+        self.wait("unpin")
+        super().unpin(template)
+
+    def delete(self, template: str) -> None:
+        self.wait("delete")
+        super().delete(template)
+
+    def num_bytes(self, template: str) -> int | None:
+        self.wait("num_bytes")
+        return super().num_bytes(template)
+
+
+async def test_store_that_hangs_keeps_edits_going_and_is_asked_in_order(builtin_kind: Checkpoint) -> None:
+    store = StuckStore(1 << 30)
+    replica = LocalReplica(an_editor(builtin_kind, store), "cpu")
+    reports: list[WarmReport] = []
+    await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
+    key = reports[0].key
+    questions = [
+        asyncio.create_task(question([key]))
+        for question in (replica.pin, replica.held, replica.unpin, replica.forget, replica.pin)
+    ]
+    await asyncio.to_thread(store.reached.wait, 10)
+    assert (await replica.edit(an_order(cache="only"), lambda _: None)).timings.cache == "hit"
+    assert not any(question.done() for question in questions)
+    store.go.set()
+    pinned, held, _, _, again = await asyncio.gather(*questions)
+    assert (pinned, again) == (1, 0)
+    assert held == {key: HeldTemplate(reports[0].num_bytes, 0)}
+    assert store.asked == ["pin", "num_bytes", "unpin", "delete", "pin"]
+    await replica.close()
+
+
+async def test_closing_answers_what_was_asked_and_takes_no_more_questions(builtin_kind: Checkpoint) -> None:
+    store = StuckStore(1 << 30)
+    replica = LocalReplica(an_editor(builtin_kind, store), "cpu")
+    asked = asyncio.create_task(replica.held(["x"]))
+    await asyncio.to_thread(store.reached.wait, 10)
+    closing = asyncio.create_task(replica.close())
+    store.go.set()
+    await closing
+    assert await asked == {"x": HeldTemplate(None, 0)}
+    with pytest.raises(ReplicaError, match="the replica was closed"):
+        await replica.held(["x"])
+    await replica.close()
+
+
+async def test_timings_say_the_tier(replica: LocalReplica) -> None:
+    tiers = [(await replica.edit(an_order(), lambda _: None)).timings.tier for _ in "ab"]
+    assert tiers == [None, "host"]
 
 
 async def test_without_crop_the_whole_picture_is_seen(replica: LocalReplica) -> None:
@@ -324,7 +406,7 @@ async def test_cancelled_work_stops_at_its_next_step(builtin_kind: Checkpoint, w
     forward.go.set()
     await replica.edit(an_order(steps=1, cache="off"), lambda _: None)  # after which the runner is past the other one
     assert len(forward.calls) == 3 + 1
-    assert replica.pin(["x"]) == 0
+    assert await replica.pin(["x"]) == 0
     await replica.close()
 
 
@@ -340,7 +422,7 @@ async def test_closing_gives_pins_back(builtin_kind: Checkpoint) -> None:
     replica = LocalReplica(an_editor(builtin_kind, store), "cpu")
     reports: list[WarmReport] = []
     await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture())), reports.append)
-    assert replica.pin([reports[0].key]) == 1
+    assert await replica.pin([reports[0].key]) == 1
     await replica.close()
     store.create("other", TemplateSize(1, 1, one_template_bytes)).abort()  # refused while a lease is held
 

@@ -72,6 +72,12 @@ def test_whole_numbers(name: str, value: object) -> None:
         request(**{name: value})
 
 
+@pytest.mark.parametrize("namespace", ["ann/bob", "../x", 65 * "x", "a b", "\ud83d", "x\n"])
+def test_namespace_that_no_store_takes(namespace: str) -> None:
+    with pytest.raises(ParameterError, match=r"^namespace: .* is not 1 to 64 letters, digits, dots, _ and -$"):
+        request(namespace=namespace)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
 def test_picture_of_another_mode(mode: str) -> None:
     with pytest.raises(PictureError, match=f"^picture: mode '{mode}' is not one of RGB, RGBA$"):

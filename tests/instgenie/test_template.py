@@ -28,7 +28,8 @@ def test_lane_records_every_block_of_every_step(distilled: bool) -> None:
     record_template(forward, template, lane)
     assert lane.holds(template.key)
     assert template.condition is not None
-    size = template.form(forward).size(STEPS)
+    form = template.form(forward)
+    size = form.size(STEPS)
     with by_hand.create(template.key, size) as writer:
         for step, sigma in enumerate(template.sigmas[:-1]):
             latents = (1 - sigma) * template.trajectory.clean + sigma * template.trajectory.noise
@@ -48,7 +49,7 @@ def test_lane_records_every_block_of_every_step(distilled: bool) -> None:
         assert len(lanes) == len(hands) == forward.num_blocks
         for record, expected in zip(lanes, hands, strict=True):
             assert record.shape == (2, 6, 2, 16)
-            (key, value), (expected_key, expected_value) = from_record(record, CPU), from_record(expected, CPU)
+            (key, value), (expected_key, expected_value) = (from_record(r, form, CPU) for r in (record, expected))
             assert relative_error(key, expected_key) <= 1e-5
             assert relative_error(value, expected_value) <= 1e-5
     assert lane.stats().used_bytes == size.num_bytes

@@ -14,7 +14,7 @@ from aiohttp import web
 from instgenie_server.app import OpenReplica, make_app
 from instgenie_server.local_engine import open_local_replica
 from instgenie_server.routes.keys import ENGINE
-from instgenie_server.settings import EngineSettings, Settings
+from instgenie_server.settings import CacheSettings, EngineSettings, Settings
 
 START_SECONDS = 60.0
 
@@ -34,9 +34,10 @@ def live_server(settings: Settings, open_replica: OpenReplica) -> Iterator[str]:
 
 
 def tiny_server(model: Path, data_dir: Path) -> AbstractContextManager[str]:
-    """A server of the tiny model, on one thread."""
-    engine = EngineSettings(model=model, dtype="float32", threads=1)
-    return live_server(Settings(data_dir=data_dir, engine=engine), lambda: open_local_replica(engine))
+    """A server of the tiny model, on one thread, with its records in memory."""
+    engine, cache = EngineSettings(model=model, dtype="float32", threads=1), CacheSettings(service=None)
+    settings = Settings(data_dir=data_dir, engine=engine, cache=cache)
+    return live_server(settings, lambda: open_local_replica(engine, cache))
 
 
 async def _serve(

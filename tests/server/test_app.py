@@ -175,10 +175,10 @@ async def test_metrics(settings: Settings) -> None:
         await site.get("/v1/models/of-nobody", 404)
         lines = set(await metrics(site))
     expected = {
-        'instgenie_edits_total{cache="hit",outcome="done"} 2.0',
-        'instgenie_edits_total{cache="none",outcome="failed"} 1.0',
-        'instgenie_edits_total{cache="none",outcome="invalid"} 1.0',
-        'instgenie_edits_total{cache="none",outcome="cancelled"} 1.0',
+        'instgenie_edits_total{cache="hit",outcome="done",tier="host"} 2.0',
+        'instgenie_edits_total{cache="none",outcome="failed",tier="none"} 1.0',
+        'instgenie_edits_total{cache="none",outcome="invalid",tier="none"} 1.0',
+        'instgenie_edits_total{cache="none",outcome="cancelled",tier="none"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="200"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="400"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="499"} 1.0',

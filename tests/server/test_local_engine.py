@@ -10,7 +10,7 @@ import torch
 from instgenie.errors import CheckpointError, ReplicaError
 from instgenie.orders import EditOrder, Pixels
 from instgenie_server.local_engine import open_local_replica
-from instgenie_server.settings import EngineSettings
+from instgenie_server.settings import CacheSettings, EngineSettings
 
 ORDER = EditOrder(
     id="a",
@@ -25,8 +25,8 @@ ORDER = EditOrder(
 async def test_it_is_ready_and_then_closed(tiny_builtin: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        settings = EngineSettings(model=tiny_builtin, dtype="float32", threads=1, cache_bytes=0)
-        async with open_local_replica(settings) as replica:
+        settings = EngineSettings(model=tiny_builtin, dtype="float32", threads=1)
+        async with open_local_replica(settings, CacheSettings(service=None, host_bytes=0)) as replica:
             assert (replica.model.name, replica.model.dtype) == ("tiny-builtin", "float32")
             assert 0 < replica.predicted_seconds(ORDER) < 60
             outcome = await replica.edit(ORDER, lambda _: None)
@@ -40,5 +40,5 @@ async def test_it_is_ready_and_then_closed(tiny_builtin: Path) -> None:
 
 async def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        async with open_local_replica(EngineSettings(model=tmp_path, dtype="float32")):
+        async with open_local_replica(EngineSettings(model=tmp_path, dtype="float32"), CacheSettings()):
             raise AssertionError("there is nothing to open")

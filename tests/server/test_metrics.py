@@ -19,6 +19,7 @@ TIMINGS = PhaseTimings(
     denoise_ms=4000,
     decode_ms=30,
     cache="hit",
+    tier="disk",
     steps=4,
     dense_steps=0,
     tokens_active=10,
@@ -57,14 +58,14 @@ def test_exposition_is_prometheus_text(metrics: Metrics) -> None:
 
 def test_edit(metrics: Metrics) -> None:
     metrics.observe_edit(TIMINGS)
-    metrics.observe_edit(replace(TIMINGS, cache="cold", record_ms=500))
+    metrics.observe_edit(replace(TIMINGS, cache="cold", tier=None, record_ms=500))
     metrics.count_edit_failure("cancelled")
     metrics.observe_step(0.75)
     metrics.observe_step(1.25)
     scrape = Scrape(metrics)
-    assert scrape("instgenie_edits_total", outcome="done", cache="hit") == 1
-    assert scrape("instgenie_edits_total", outcome="done", cache="cold") == 1
-    assert scrape("instgenie_edits_total", outcome="cancelled", cache="none") == 1
+    assert scrape("instgenie_edits_total", outcome="done", cache="hit", tier="disk") == 1
+    assert scrape("instgenie_edits_total", outcome="done", cache="cold", tier="none") == 1
+    assert scrape("instgenie_edits_total", outcome="cancelled", cache="none", tier="none") == 1
     sums = {"queue": 0.02, "encode": 0.04, "record": 0.5, "denoise": 8.0, "decode": 0.06}
     for phase, expected in sums.items():
         assert scrape("instgenie_phase_seconds_sum", phase=phase) == pytest.approx(expected)

@@ -55,3 +55,7 @@ def test_public_urls(url: str, expected: str) -> None:
 def test_public_urls_that_are_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="public_url"):
         Settings(public_url=url)
+
+
+def test_records_are_kept_below_the_cache_home(cache_home: Path) -> None:
+    assert Settings().cache.folder == cache_home / "instgenie" / "records"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instgenie_server.settings import AuthSettings, EngineSettings, LimitSettings, LogSettings, Settings
+from instgenie_server.settings import AuthSettings, CacheSettings, EngineSettings, LimitSettings, LogSettings, Settings
 from instgenie_server.settings_report import MASK, describe, to_toml
 from instgenie_server.settings_sources import fields, load_settings, resolve_settings
 
@@ -41,7 +41,14 @@ all_settings = model(
         model=st.none() | paths,
         dtype=st.sampled_from(["auto", "float32"]),
         threads=st.none() | st.integers(1, 1024),
-        cache_bytes=st.none() | st.integers(0, 2**70),
+    ),
+    cache=model(
+        CacheSettings,
+        folder=st.none() | paths,
+        service=st.sampled_from([None, "own", "unix:/a/b.sock"]),
+        secret=st.none() | text.map(lambda value: value + SECRET),
+        host_bytes=st.none() | st.integers(0, 2**70),
+        codec=st.sampled_from(["raw", "fp8"]),
     ),
     limits=model(
         LimitSettings,
@@ -70,7 +77,9 @@ def test_file_loads_back_to_the_same_settings(settings: Settings) -> None:
 
 @given(settings=all_settings)
 def test_file_without_secrets_loads_back_to_the_rest(settings: Settings) -> None:
-    without = settings.model_copy(update={"auth": settings.auth.model_copy(update={"url_secret": None})})
+    auth = settings.auth.model_copy(update={"url_secret": None})
+    cache = settings.cache.model_copy(update={"secret": None})
+    without = settings.model_copy(update={"auth": auth, "cache": cache})
     with TemporaryDirectory() as folder:
         file = Path(folder) / "settings.toml"
         file.write_text(to_toml(settings), encoding="utf-8")
@@ -83,6 +92,13 @@ def test_file_of_the_defaults_lists_every_setting() -> None:
     assert names == [key.rpartition(".")[2] for key in fields()]
     uncommented = "\n".join(line.removeprefix("# ") if " = " in line else line for line in lines)
     assert tomllib.loads(uncommented)["engine"]["threads"] == "none"
+
+
+def test_no_value_is_written_where_it_is_not_the_default() -> None:
+    text = to_toml(Settings(cache=CacheSettings(folder=None, service=None)))
+    cache = tomllib.loads(text)["cache"]
+    assert (cache["folder"], cache["service"]) == ("none", "none")
+    assert "host_bytes" not in cache
 
 
 def test_rows_have_sources_and_no_secrets() -> None:

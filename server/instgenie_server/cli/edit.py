@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 from instgenie_server.cli.loading import DtypeChoice, DtypeOption, ModelOption, ThreadsOption, load_editor
 from instgenie_server.cli.output_file import OutputFile
+from instgenie_server.cli.record_folder import CacheDirOption, open_records, record_disk_bytes, record_folder
 from instgenie_server.cli.remote import ApiKeyOption
 from instgenie_server.cli.status_line import status_line
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from instgenie.mask import Mask
+    from instgenie_server.cli.loading import OpenStore
 
 
 class MaskModeChoice(StrEnum):
@@ -75,10 +78,11 @@ def edit(
     cache: Annotated[
         CacheChoice,
         typer.Option(
-            help="on: record IMAGE, then compute masked tokens only. off: compute every token (dense). auto: on if "
-            "recording pays within this one edit."
+            help="on: record IMAGE unless its records are there, then compute masked tokens only. off: compute every "
+            "token (dense). auto: on if its records are there, or recording pays within this one edit."
         ),
     ] = CacheChoice.AUTO,
+    cache_dir: CacheDirOption = None,
     model: ModelOption = None,
     dtype: DtypeOption = DtypeChoice.AUTO,
     threads: ThreadsOption = None,
@@ -104,7 +108,7 @@ def edit(
     from instgenie_server.cli.edit_report import edit_report, remote_report, summary
 
     if server is not None:
-        _check_not_local(compare=compare, model=model, dtype=dtype, threads=threads)
+        _check_not_local(compare=compare, model=model, dtype=dtype, threads=threads, cache_dir=cache_dir)
     if compare and cache is CacheChoice.OFF:
         raise ParameterError("compare", "compares the cached edit with the dense one, but the cache is off")
     output = OutputFile(out)
@@ -136,29 +140,47 @@ def edit(
         typer.echo(summary(out, seconds, remote.timings, None), err=True)
         return
     with status_line("loading the model") as say:
-        loaded = load_editor(model, dtype, threads)
-        if cache is CacheChoice.AUTO and not compare:
-            request = replace(request, cached=loaded.editor.pays_alone(request))
-        say("editing")
-        result = loaded.editor.edit(request)
-        output.write(result.picture)
-        seconds = time.perf_counter() - started
-        comparison = None
-        if compare:
-            from instgenie_server.cli.comparison import compare_with_dense
+        loaded = load_editor(model, dtype, threads, None if cache is CacheChoice.OFF else _opener(cache_dir))
+        with closing(loaded.editor):
+            if cache is CacheChoice.AUTO and not compare:
+                request = replace(request, cached=loaded.editor.caching_pays(request))
+            say("editing")
+            result = loaded.editor.edit(request)
+            output.write(result.picture)
+            seconds = time.perf_counter() - started
+            comparison = None
+            if compare:
+                from instgenie_server.cli.comparison import compare_with_dense
 
-            say("editing again, dense and cached")
-            comparison = compare_with_dense(loaded.editor, request)
+                say("editing again, dense and cached")
+                comparison = compare_with_dense(loaded.editor, request)
+            if result.timings.cache == "cold":
+                say(f"wrote {out}; writing its records")
+                loaded.editor.flush()
     if timings:
         typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison)))
     typer.echo(summary(out, seconds, result.timings, comparison), err=True)
 
 
-def _check_not_local(*, compare: bool, model: Path | None, dtype: DtypeChoice, threads: int | None) -> None:
+def _opener(cache_dir: str | None) -> OpenStore:
+    folder = record_folder(cache_dir)
+    disk_bytes = 0 if folder is None else record_disk_bytes(folder)
+    return lambda arena: open_records(folder, disk_bytes, arena)
+
+
+def _check_not_local(
+    *, compare: bool, model: Path | None, dtype: DtypeChoice, threads: int | None, cache_dir: str | None
+) -> None:
     """Raise ParameterError for what a server decides itself."""
     from instgenie.errors import ParameterError
 
-    given = {"compare": compare, "model": model, "dtype": dtype is not DtypeChoice.AUTO, "threads": threads}
+    given = {
+        "compare": compare,
+        "model": model,
+        "dtype": dtype is not DtypeChoice.AUTO,
+        "threads": threads,
+        "cache-dir": cache_dir,
+    }
     for name, value in given.items():
         if value:
             raise ParameterError(name, "is for edits in this process: it does not go with --server")

@@ -31,6 +31,7 @@ def edit_report(
         "tokens_active": timings.tokens_active,
         "tokens_total": timings.tokens_total,
         "cache": timings.cache,
+        "tier": timings.tier,
         "dtype": loaded.dtype,
         "model": loaded.editor.checkpoint.settings.name,
         "load_ms": loaded.load_ms,
@@ -58,6 +59,8 @@ def summary(out: Path, seconds: float, timings: EditTimings | PhaseTimings, comp
     """One line: what was written, how long it took, how much was computed."""
     active, total = timings.tokens_active, timings.tokens_total
     line = f"wrote {out} in {seconds:.1f} s: {active} of {total} tokens computed ({active / total:.0%})"
+    if timings.tier is not None:
+        line += f", the picture's records came from {timings.tier}"
     if timings.cache == "refused":
         line += "; the cache had no room for the picture's records"
     elif timings.cache == "partial":

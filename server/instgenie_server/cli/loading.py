@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,10 @@ import typer
 
 if TYPE_CHECKING:
     from instgenie.editor import Editor
+    from instgenie_cache import RecordStore
+    from instgenie_cache.wire.messages import ArenaUse
+
+    OpenStore = Callable[[ArenaUse], RecordStore]
 
 MAX_THREADS = 1024
 
@@ -36,10 +41,10 @@ ThreadsOption = Annotated[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedEditor:
-    """An editor with an empty cache.
+    """An editor, with the store that keeps its records.
 
     Attributes:
-        load_ms: time to import the libraries, measure dtypes and read the weights.
+        load_ms: time to import the libraries, measure dtypes, read the weights and open the store.
     """
 
     editor: Editor
@@ -47,11 +52,15 @@ class LoadedEditor:
     load_ms: float
 
 
-def load_editor(folder: Path | None, dtype: DtypeChoice, threads: int | None) -> LoadedEditor:
+def load_editor(
+    folder: Path | None, dtype: DtypeChoice, threads: int | None, open_store: OpenStore | None = None
+) -> LoadedEditor:
     """Load a model on this machine's best device.
 
     Args:
         folder: None is the embedded model.
+        open_store: gives the store for its records, once it is loaded; it is told how memory is best mapped. None
+            keeps them in memory, half of what is free.
     Raises:
         ParameterError: there is no such folder.
         CheckpointError: the folder holds no usable model.
@@ -61,9 +70,18 @@ def load_editor(folder: Path | None, dtype: DtypeChoice, threads: int | None) ->
         from instgenie.errors import ParameterError
 
         raise ParameterError("model", f"{folder} is not a folder")
-    from instgenie.load_editor import load_editor as load
     from instgenie.records import dtype_name
 
-    editor = load(folder, dtype.value, threads)
+    if open_store is None:
+        from instgenie.load_editor import load_editor as load
+
+        editor = load(folder, dtype.value, threads)
+    else:
+        from instgenie.editor import Editor
+        from instgenie.load_model import load_model
+
+        checkpoint = load_model(folder, dtype.value, threads)
+        # To page-lock memory, it has to be writable.
+        editor = Editor(checkpoint, open_store("write" if checkpoint.forward.device.type == "cuda" else "read"))
     load_ms = 1000 * (time.perf_counter() - started)
     return LoadedEditor(editor, dtype_name(editor.checkpoint.forward.dtype), load_ms)

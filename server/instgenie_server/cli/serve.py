@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from instgenie_server.cli.config import ConfigOption, SetOption
 from instgenie_server.cli.loading import DtypeChoice, ModelOption, ThreadsOption
 from instgenie_server.cli.status_line import status_line
+
+if TYPE_CHECKING:
+    from instgenie.orders import Replica
 
 
 def serve(
@@ -59,4 +63,7 @@ def serve(
             edits = "1 edit" if now.edits_done == 1 else f"{now.edits_done} edits"
             say(f"{now.in_flight} in flight, {now.waiting_seconds:.1f} s of work wait or run, {edits} done")
 
-        uvloop.run(run(settings, lambda: open_local_replica(settings.engine), tell, watch))
+        def replica() -> AbstractAsyncContextManager[Replica]:
+            return open_local_replica(settings.engine, settings.cache, settings.log.level)
+
+        uvloop.run(run(settings, replica, tell, watch))

@@ -38,7 +38,8 @@ class RemoteEdit:
             UnreachableError: the server tells something else, as one of another version would.
         """
         try:
-            return PhaseTimings(**{f.name: self.job["timings"][f.name] for f in dataclasses.fields(PhaseTimings)})
+            told = {"tier": None} | self.job["timings"]  # older servers do not tell it
+            return PhaseTimings(**{field.name: told[field.name] for field in dataclasses.fields(PhaseTimings)})
         except (LookupError, TypeError) as error:
             raise UnreachableError(f"the server does not tell {error} of an edit: is its version another?") from error
 

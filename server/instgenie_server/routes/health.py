@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from instgenie import __version__
-from instgenie_server.app_keys import METRICS
+from instgenie_server.app_keys import CACHE_METRICS, METRICS
 from instgenie_server.routes.keys import ENGINE
 from instgenie_server.routes.reply import json_reply
 from instgenie_server.schemas import HealthReply
@@ -30,11 +30,12 @@ async def readyz(request: web.Request) -> web.Response:
 
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
-    """Prometheus text."""
+    """Prometheus text, the cache service's own families at its end where there is a service that answers."""
     app = request.app
     engine = app[ENGINE].if_open
     if engine is not None:
         app[METRICS].set_queue_seconds(engine.edits.waiting_seconds())
         app[METRICS].set_jobs({state.value: count for state, count in (await engine.jobs.counts()).items()})
     content_type, body = await asyncio.to_thread(app[METRICS].exposition)
-    return web.Response(body=body, headers={"Content-Type": content_type})
+    of_service = await app[CACHE_METRICS].text() if CACHE_METRICS in app else b""
+    return web.Response(body=body + of_service, headers={"Content-Type": content_type})

@@ -30,6 +30,7 @@ def job_reply(request: web.Request, job: Job) -> JobReply:
         steps=progress.steps if progress else (timings or {}).get("steps"),
         seed=job.params["seed"],
         cache=(timings or {}).get("cache"),
+        tier=(timings or {}).get("tier"),
         timings=timings,
         image_url=image_url(request, job) if job.state is JobState.DONE else None,
         error=error,

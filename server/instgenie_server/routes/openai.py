@@ -66,7 +66,9 @@ def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings
         usage=usage(timings),
     )
     caches = ",".join(t.cache for t in timings)
-    return json_reply(reply, headers={"x-instgenie-seed": str(read.seed), "x-instgenie-cache": caches})
+    tiers = ",".join(t.tier or "none" for t in timings)
+    headers = {"x-instgenie-seed": str(read.seed), "x-instgenie-cache": caches, "x-instgenie-tier": tiers}
+    return json_reply(reply, headers=headers)
 
 
 async def _stream(

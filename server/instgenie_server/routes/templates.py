@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -17,13 +18,14 @@ from instgenie_server.app_keys import IDENTITY, SETTINGS
 from instgenie_server.intake import read_form, read_uploads, to_api_error
 from instgenie_server.intake.edit_form import Guidance, Prompt, Seed, Steps
 from instgenie_server.intake.field_values import Flag, whole
+from instgenie_server.record_cache.store import service_address
 from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
 from instgenie_server.routes.reply import json_reply
 from instgenie_server.schemas import ErrorFields, TemplateList, TemplateReply
 from instgenie_server.template_registry import (
     PictureGoneError,
     RegistryError,
-    TemplateRegistry,
+    TemplateState,
     TooManyWaitingError,
     WarmTemplate,
     new_template_id,
@@ -79,10 +81,10 @@ async def create_template(request: web.Request) -> web.Response:
     order = _order(values, picture, tenant)
     content = content_digest(uploads.image, values.model_dump_json(exclude={"pin"}).encode())
     try:
-        template = registry.add(tenant, content, order, time.time(), values.pin)
+        template = await registry.add(tenant, content, order, time.time(), values.pin)
     except RegistryError as error:
         raise _refusal(error) from error
-    reply = template_reply(registry, template)
+    (reply,) = await template_replies(request, [template])
     status = 200 if reply.status == "warm" else 202
     return json_reply(reply, status=status, headers={"Location": f"/v1/templates/{template.id}"})
 
@@ -90,21 +92,21 @@ async def create_template(request: web.Request) -> web.Response:
 @routes.get("/v1/templates")
 async def list_templates(request: web.Request) -> web.Response:
     """The caller's templates, newest first."""
-    registry = engine_of(request).templates
-    templates = registry.list(request[IDENTITY].tenant)
-    return json_reply(TemplateList(data=[template_reply(registry, template) for template in templates]))
+    templates = engine_of(request).templates.list(request[IDENTITY].tenant)
+    return json_reply(TemplateList(data=await template_replies(request, templates)))
 
 
 @routes.get("/v1/templates/{id}")
 async def get_template(request: web.Request) -> web.Response:
     """One template."""
-    return json_reply(template_reply(engine_of(request).templates, _template(request)))
+    (reply,) = await template_replies(request, [_template(request)])
+    return json_reply(reply)
 
 
 @routes.delete("/v1/templates/{id}")
 async def delete_template(request: web.Request) -> web.Response:
     """Drop a template and its records."""
-    engine_of(request).templates.delete(_template(request))
+    await engine_of(request).templates.delete(_template(request))
     return web.Response(status=204)
 
 
@@ -113,18 +115,20 @@ async def pin_template(request: web.Request) -> web.Response:
     """Keep a template's records from being evicted; where they are gone, they are made again first."""
     registry, template = engine_of(request).templates, _template(request)
     try:
-        registry.pin(template)
+        await registry.pin(template)
     except RegistryError as error:
         raise _refusal(error) from error
-    return json_reply(template_reply(registry, template))
+    (reply,) = await template_replies(request, [template])
+    return json_reply(reply)
 
 
 @routes.delete("/v1/templates/{id}/pin")
 async def unpin_template(request: web.Request) -> web.Response:
     """Let a template's records be evicted again."""
     registry, template = engine_of(request).templates, _template(request)
-    registry.unpin(template)
-    return json_reply(template_reply(registry, template))
+    await registry.unpin(template)
+    (reply,) = await template_replies(request, [template])
+    return json_reply(reply)
 
 
 def template_form(fields: dict[str, str]) -> TemplateForm:
@@ -181,9 +185,15 @@ def _refusal(error: RegistryError) -> ApiError:
     return ApiError(429, str(error), "rate_limit_error", None, "too_many_templates")
 
 
-def template_reply(registry: TemplateRegistry, template: WarmTemplate) -> TemplateReply:
-    """The template as clients see it."""
-    error, state = template.error, registry.state(template)
+async def template_replies(request: web.Request, templates: Sequence[WarmTemplate]) -> list[TemplateReply]:
+    """The templates as clients see them."""
+    states = await engine_of(request).templates.states(templates)
+    place = "host" if service_address(request.app[SETTINGS].cache) is None else "service"
+    return [_reply(template, state, place) for template, state in zip(templates, states, strict=True)]
+
+
+def _reply(template: WarmTemplate, state: TemplateState, place: str) -> TemplateReply:
+    error = template.error
     return TemplateReply(
         id=template.id,
         status=state.status,
@@ -193,7 +203,7 @@ def template_reply(registry: TemplateRegistry, template: WarmTemplate) -> Templa
         windows=template.windows,
         windows_done=state.windows_done,
         num_bytes=state.num_bytes,
-        tiers={"host": state.num_bytes},
+        tiers={place: state.num_bytes},
         hits=state.hits,
         pinned=template.pinned,
         error=None if error is None else ErrorFields(message=error, type="template_error", code="not_recorded"),

@@ -28,10 +28,18 @@ def test_json(run: Run, tiny_builtin: Path) -> None:
     assert 0 < model["tokens_active"] < model["tokens_total"] == 64
 
 
+def test_place_of_the_records(run: Run, tiny_builtin: Path, cache_home: Path) -> None:
+    report = json.loads(run("doctor", "--json", "--model", tiny_builtin, "--dtype", "float32").stdout)["cache"]
+    assert report["folder"] == str(cache_home / "instgenie" / "records")
+    assert (report["stored_bytes"], report["service"]) == (0, False)
+    assert report["budget_bytes"] > 0
+    assert not cache_home.exists()
+
+
 def test_table(run: Run, tiny_builtin: Path) -> None:
     result = run("doctor", "--model", tiny_builtin, "--dtype", "float32")
     assert result.exit_code == 0, result.output
-    for word in ("torch", "GFLOP/s", "tiny-builtin", "masked step"):
+    for word in ("torch", "GFLOP/s", "tiny-builtin", "masked step", "cache service"):
         assert word in result.stdout
 
 

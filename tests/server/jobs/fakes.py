@@ -119,16 +119,16 @@ class FakeReplica:
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
         raise NotImplementedError
 
-    def pin(self, keys: Iterable[str]) -> int:
+    async def pin(self, keys: Iterable[str]) -> int:
         raise NotImplementedError
 
-    def unpin(self, keys: Iterable[str]) -> None:
+    async def unpin(self, keys: Iterable[str]) -> None:
         raise NotImplementedError
 
-    def forget(self, keys: Iterable[str]) -> None:
+    async def forget(self, keys: Iterable[str]) -> None:
         raise NotImplementedError
 
-    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         raise NotImplementedError
 
     async def close(self) -> None:

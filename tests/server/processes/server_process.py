@@ -23,12 +23,14 @@ class ServerProcess:
 
     Args:
         ready: False does not wait for it.
+        own_cache: True has it start a cache service, as it does by default elsewhere; else records are in its memory.
     Attributes:
         lines: what it has written to stderr so far.
     """
 
-    def __init__(self, model: Path, data_dir: Path, *options: str, ready: bool = True) -> None:
-        arguments = ("--port", "0", "--model", str(model), "--data-dir", str(data_dir), *SMALL, *options)
+    def __init__(self, model: Path, data_dir: Path, *options: str, ready: bool = True, own_cache: bool = False) -> None:
+        cache = () if own_cache else ("--set", "cache.service=none")
+        arguments = ("--port", "0", "--model", str(model), "--data-dir", str(data_dir), *SMALL, *cache, *options)
         self.process = subprocess.Popen(
             (sys.executable, "-c", PROGRAM, "serve", *arguments),
             stdout=subprocess.DEVNULL,

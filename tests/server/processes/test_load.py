@@ -22,7 +22,7 @@ CACHE_BYTES = 20_000_000
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_load(tiny_builtin: Path, tmp_path: Path) -> None:
-    limits = ("--set", f"engine.cache_bytes={CACHE_BYTES}", "--set", "retention.bytes=1000000")
+    limits = ("--set", f"cache.host_bytes={CACHE_BYTES}", "--set", "retention.bytes=1000000")
     with ServerProcess(tiny_builtin, tmp_path, *limits, "--set", "retention.sweep_seconds=2") as server:
         sizes = []
         for number in range(3):

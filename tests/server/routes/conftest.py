@@ -12,7 +12,7 @@ import torch
 from blockbuster import blockbuster_ctx
 
 from instgenie.local_replica import LocalReplica
-from instgenie_server.settings import Settings
+from instgenie_server.settings import CacheSettings, Settings
 from tests.server.routes.scripted_replica import ScriptedReplica
 from tests.server.routes.site import Site, ready, running_site
 
@@ -48,7 +48,9 @@ def tiny_replica(tiny_builtin: Path) -> Iterator[LocalReplica]:
 @pytest_asyncio.fixture
 async def tiny(tiny_replica: LocalReplica, tmp_path: Path) -> AsyncIterator[Site]:
     """A server of the tiny model."""
-    async with running_site(Settings(data_dir=tmp_path / "data"), ready(tiny_replica)) as site:
+    async with running_site(
+        Settings(data_dir=tmp_path / "data", cache=CacheSettings(service=None)), ready(tiny_replica)
+    ) as site:
         yield site
 
 
@@ -61,6 +63,8 @@ async def scripted() -> AsyncIterator[ScriptedReplica]:
 @pytest_asyncio.fixture
 async def site(scripted: ScriptedReplica, tmp_path: Path) -> AsyncIterator[Site]:
     """A server of the scripted replica."""
-    async with running_site(Settings(data_dir=tmp_path / "data"), ready(scripted)) as site:
+    async with running_site(
+        Settings(data_dir=tmp_path / "data", cache=CacheSettings(service=None)), ready(scripted)
+    ) as site:
         yield site
         scripted.let_go()

@@ -41,6 +41,7 @@ TIMINGS = PhaseTimings(
     denoise_ms=4,
     decode_ms=5,
     cache="hit",
+    tier="host",
     steps=STEPS,
     dense_steps=0,
     tokens_active=5,
@@ -149,17 +150,17 @@ class ScriptedReplica:
             self._running.discard(warm)
             warm.stopped.set()
 
-    def pin(self, keys: Iterable[str]) -> int:
+    async def pin(self, keys: Iterable[str]) -> int:
         keys = set(keys) & self.records.keys()
         self.pinned |= keys
         return len(keys)
 
-    def unpin(self, keys: Iterable[str]) -> None:
+    async def unpin(self, keys: Iterable[str]) -> None:
         self.pinned -= set(keys)
 
-    def forget(self, keys: Iterable[str]) -> None:
+    async def forget(self, keys: Iterable[str]) -> None:
         keys = list(keys)
-        self.unpin(keys)
+        await self.unpin(keys)
         self.evict(*keys)
         self.forgotten += keys
 
@@ -168,7 +169,7 @@ class ScriptedReplica:
         for key in keys:
             self.records.pop(key, None)
 
-    def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         return {key: self.records.get(key, HeldTemplate(None, 0)) for key in keys}
 
     async def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytest_asyncio
 
 from instgenie.errors import ReplicaError
 from instgenie.local_replica import LocalReplica
+from instgenie.orders import Pixels, WarmOrder, WarmReport
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.access.keys import ScryptCost
 from instgenie_server.settings import AuthSettings, Settings
+from instgenie_server.template_registry import TemplateRegistry
 from tests.server.intake.pictures import noise, png
 from tests.server.routes.scripted_replica import ScriptedReplica
 from tests.server.routes.site import Site, form, mask_png, picture, ready, running_site
@@ -74,12 +76,12 @@ async def test_pinning(tiny: Site, tiny_replica: LocalReplica) -> None:
     template = await settled(tiny, await tiny.ask("POST", TEMPLATES, 202, data=upload(png(picture(101)), pin="true")))
     assert template["pinned"]
     (key,) = tiny.engine.templates.list("local")[0].keys.values()
-    assert tiny_replica.pin([key]) == 1
+    assert await tiny_replica.pin([key]) == 1
     for method, pinned in (("DELETE", False), ("DELETE", False), ("POST", True), ("POST", True)):
         reply = await tiny.ask(method, f"{TEMPLATES}/{template['id']}/pin")
         assert reply["pinned"] is pinned
     await tiny.ask("DELETE", f"{TEMPLATES}/{template['id']}", 204)
-    assert tiny_replica.pin([key]) == 0
+    assert await tiny_replica.pin([key]) == 0
 
 
 @pytest.mark.parametrize(
@@ -146,9 +148,53 @@ async def test_window_by_window(site: Site, scripted: ScriptedReplica) -> None:
     assert scripted.pinned == set()
     await site.ask("POST", f"{path}/pin")
     warm.window(3, 3, "c")
+    await site.get(path)  # whoever asks now is answered after it was pinned
     assert scripted.pinned == {"a", "b", "c"}
     warm.succeed()
     assert (await settled(site, await site.get(path)))["status"] == "warm"
+
+
+async def test_a_window_that_is_reported_as_it_is_unpinned_stays_unpinned(
+    site: Site, scripted: ScriptedReplica
+) -> None:
+    template = await site.ask("POST", TEMPLATES, 202, data=upload(pin="1"))
+    warm = await scripted.warms.get()
+    registry = site.engine.templates
+    warm.window(1, 2, "a")
+    await registry.unpin(registry.list("local")[0])
+    assert not (await site.get(f"{TEMPLATES}/{template['id']}"))["pinned"]
+    assert scripted.pinned == set()
+
+
+class SlowToStop(ScriptedReplica):
+    """A recording that is cancelled ends when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        try:
+            await super().warm(order, report)
+        finally:
+            await self.go.wait()
+
+
+async def test_the_registry_ends_after_the_recording() -> None:
+    """The replica is closed next."""
+    slow = SlowToStop()
+    registry = TemplateRegistry(slow)
+    running = asyncio.create_task(registry.run())
+    await registry.add("local", "content", WarmOrder(id="a", picture=Pixels(1, 1, "RGB", bytes(3))), now=0.0)
+    warm = await slow.warms.get()
+    running.cancel()
+    await warm.stopped.wait()
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not running.done()
+    slow.go.set()
+    await asyncio.wait({running})
+    assert running.cancelled()
 
 
 async def test_no_room_for_the_records(site: Site, scripted: ScriptedReplica) -> None:
@@ -381,6 +427,12 @@ async def test_more_than_the_server_may_have(
     await settled(site, template, **ann)
     await site.ask("POST", TEMPLATES, 202, data=upload(), **bob)
     assert (await site.get(TEMPLATES, **ann))["data"] == []
+
+
+async def test_records_of_a_cache_service(tmp_path: Path) -> None:
+    scripted = ScriptedReplica()
+    async with running_site(Settings(data_dir=tmp_path), ready(scripted)) as site:
+        assert (await recorded(site, scripted, "a"))["tiers"] == {"service": 100}
 
 
 async def test_hits(tiny: Site) -> None:

@@ -1,0 +1,1 @@
+"""The bytes of templates: records, manifests, the memory of a step."""

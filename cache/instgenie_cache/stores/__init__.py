@@ -1,0 +1,1 @@
+"""Stores over the tiers, and their interface."""

@@ -1,0 +1,195 @@
+"""Bringing steps into memory, once for all who want them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from instgenie_cache.errors import CacheError, RecordFormatError
+from instgenie_cache.records.slab import Slab
+from instgenie_cache.stores.store_state import StoreState
+from instgenie_cache.stores.template_entry import TemplateEntry
+from instgenie_cache.tiers.host_tier import Pin, StepKey
+from instgenie_cache.tiers.pages import Extent
+from instgenie_cache.tiers.tier import ColdTier
+
+log = logging.getLogger(__name__)
+
+_WORKERS = 4
+# Steps for which the arena has no room take a quarter of its size more, at most, but four of them always may.
+_PRIVATE_SHARE = 4
+_PRIVATE_STEPS = 4
+_MAX_QUEUED = 256  # steps to prefetch; more are not worth knowing of
+
+
+@dataclass(slots=True, eq=False)
+class StepView:
+    """A step in memory.
+
+    Attributes:
+        pin: keeps it in the arena; None where it is in private memory, because the arena had no room.
+    """
+
+    slab: Slab
+    pin: Pin | None
+
+    @property
+    def extents(self) -> tuple[Extent, ...] | None:
+        """Where in the arena it is."""
+        return None if self.pin is None else self.pin.extents
+
+
+class StepLoader:
+    """Loads steps from the tiers below the host. A step that several want is loaded once."""
+
+    def __init__(self, state: StoreState, on_broken: Callable[[TemplateEntry, ColdTier], None]) -> None:
+        """Args:
+        on_broken: called with a template that lacks a record or has a corrupt one in a tier.
+        """
+        self._state, self._on_broken = state, on_broken
+        self._loading: dict[StepKey, Future[bool]] = {}
+        self._prefetching: set[StepKey] = set()
+        self._private_bytes = 0  # of views outside the arena
+        self._private_limit_bytes = state.host.total_bytes // _PRIVATE_SHARE
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="cache-loader")  # its threads start when needed
+
+    def load(self, entry: TemplateEntry, step: int, *, into_arena_only: bool = False) -> StepView | None:
+        """The step, loaded if need be; None where it is lost.
+
+        Args:
+            into_arena_only: None, too, where the arena has no room.
+
+        Raises:
+            CacheError: a tier cannot be read, or there is no memory.
+        """
+        state, key = self._state, entry.step_key(step)
+        while True:
+            with state.changed:
+                pin = state.resident(entry, step)
+                if pin is not None:
+                    return StepView(pin.slab, pin)
+                # One that is gone may have been written anew: the tiers below would give its successor's bytes.
+                sources = [] if entry.is_gone else self._sources(entry, step)
+                if not sources:
+                    return None
+                waiting = self._loading.get(key)
+                if waiting is None:
+                    reservation = state.reserve(entry, step)
+                    if reservation is None and into_arena_only:
+                        return None
+                    slab = self._private(entry.size.step_bytes) if reservation is None else reservation.slab
+                    mine = self._loading[key] = Future()
+                    break
+            if not waiting.result():
+                return None
+        found, error = False, None
+        try:
+            found = self._read(entry, step, slab, sources)
+        except CacheError as failure:
+            error = failure
+        finally:
+            view = None
+            with state.changed:
+                del self._loading[key]
+                found = found and not entry.is_gone  # else what was read may be its successor's, as above
+                if reservation is None and found:
+                    view = StepView(slab, None)
+                elif reservation is None:
+                    self._private_bytes -= slab.num_bytes
+                elif found:
+                    state.host.publish(key)
+                    pin = state.host.pin(key)
+                    assert pin is not None
+                    view = StepView(slab, pin)
+                else:
+                    state.host.cancel(key)
+                if error is None:
+                    mine.set_result(found)
+                else:
+                    mine.set_exception(error)
+                state.changed.notify_all()
+        if error is not None:
+            raise error
+        return view
+
+    def close_view(self, view: StepView) -> None:
+        """Let a step go."""
+        with self._state.changed:
+            if view.pin is not None:
+                view.pin.release()
+            else:
+                self._private_bytes -= view.slab.num_bytes
+            self._state.changed.notify_all()
+
+    def prefetch(self, entry: TemplateEntry, steps: Sequence[int]) -> None:
+        """Load steps in the background, those that are not there yet. Under the lock."""
+        for step in steps:
+            key = entry.step_key(step)
+            if not 0 <= step < entry.size.steps or key in self._prefetching or key in self._loading:
+                continue
+            if key in self._state.host or len(self._prefetching) >= _MAX_QUEUED or self._state.is_closed:
+                continue
+            self._prefetching.add(key)
+            self._pool.submit(self._prefetch, entry, step)
+
+    def close(self) -> None:
+        """Let running loads come to their end, and forget what waits."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _private(self, num_bytes: int) -> Slab:
+        """Memory outside the arena, which has no room."""
+        limit = max(self._private_limit_bytes, _PRIVATE_STEPS * num_bytes)
+        if self._private_bytes + num_bytes > limit:
+            raise CacheError(
+                f"no memory for a step of {num_bytes} bytes: the {self._state.host.total_bytes} of the host tier are "
+                f"in use, and {self._private_bytes} beyond them"
+            )
+        try:
+            slab = Slab.private(num_bytes)
+        except MemoryError as error:
+            raise CacheError(f"no memory for a step of {num_bytes} bytes") from error
+        self._private_bytes += num_bytes
+        return slab
+
+    def _prefetch(self, entry: TemplateEntry, step: int) -> None:
+        try:
+            view = self.load(entry, step, into_arena_only=True)
+            if view is not None:
+                self.close_view(view)
+        except CacheError as error:
+            log.warning("step %d of template %s cannot be prefetched: %s", step, entry.template, error)
+        finally:
+            with self._state.changed:
+                self._prefetching.discard(entry.step_key(step))
+
+    def _sources(self, entry: TemplateEntry, step: int) -> list[ColdTier]:
+        nearest = self._state.nearest
+        half = [nearest] if nearest is not None and step in entry.written and nearest not in entry.tiers else []
+        return [*half, *entry.tiers] if 0 <= step < entry.size.steps else []
+
+    def _read(self, entry: TemplateEntry, step: int, slab: Slab, sources: Sequence[ColdTier]) -> bool:
+        """Fill the slab from the first tier that can."""
+        observer = self._state.observer
+        failure = None
+        for tier in sources:
+            started = time.perf_counter()
+            try:
+                if tier.read_step(entry.template, entry.size, step, slab):
+                    observer.loaded(tier.name, entry.size.step_bytes, time.perf_counter() - started)
+                    return True
+                log.warning("step %d of template %s lacks a record in the %s tier", step, entry.template, tier.name)
+            except RecordFormatError as error:
+                log.warning("step %d of template %s in the %s tier: %s", step, entry.template, tier.name, error)
+                if not entry.is_gone:
+                    observer.corrupt(tier.name)
+            except CacheError as error:
+                observer.failed(tier.name)
+                failure = error
+                continue
+            self._on_broken(entry, tier)
+        if failure is not None:
+            raise failure
+        return False

@@ -1,0 +1,355 @@
+"""Templates in memory and in the tiers below it: the host tier, LMDB, an object store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from heapq import nsmallest
+
+from instgenie_cache.errors import CacheError, RecordFormatError
+from instgenie_cache.eviction import EvictionPolicy
+from instgenie_cache.names import is_template_name, is_within
+from instgenie_cache.records.manifest import Manifest
+from instgenie_cache.records.slab import Slab
+from instgenie_cache.records.template_size import TemplateSize
+from instgenie_cache.stores.observer import NoObserver, StoreObserver
+from instgenie_cache.stores.replicator import Replicator
+from instgenie_cache.stores.step_loader import StepLoader
+from instgenie_cache.stores.store import StoreStats
+from instgenie_cache.stores.store_state import StoreState
+from instgenie_cache.stores.template_entry import TemplateEntry
+from instgenie_cache.stores.tiered_lease import TieredLease
+from instgenie_cache.stores.tiered_writer import TieredWriter
+from instgenie_cache.stores.write_behind import WriteBehind
+from instgenie_cache.tiers.arena import Arena
+from instgenie_cache.tiers.disk_tier import DiskTier
+from instgenie_cache.tiers.host_tier import HostTier
+from instgenie_cache.tiers.tier import ColdTier, TierName
+
+log = logging.getLogger(__name__)
+
+
+class TieredStore:
+    """A `RecordStore` over a host tier and tiers below it.
+
+    Records are put into the host tier. Where there is a tier below, every step is written there in the background as
+    soon as it is complete, the manifest after all of them; so a template may be larger than the memory, and one that is
+    committed is found at once, durable a little later (`flush`). Without one, templates are evicted whole.
+
+    Takes one writer of a template at a time. Reading a step loads it into the host tier. A template with a record that
+    is lost or corrupt is dropped. Nothing that a tier fails to do makes a read fail that another can serve.
+    """
+
+    def __init__(
+        self,
+        host: HostTier,
+        cold: Sequence[ColdTier],
+        cold_policy: EvictionPolicy[str],
+        observer: StoreObserver | None = None,
+    ) -> None:
+        """The store owns all of them from now on, and closes the tiers.
+
+        Args:
+            host: empty.
+            cold: tiers below the host, nearest first. The first that is not shared is written to as templates come, and
+                what it holds is found at once; templates of the shared ones are looked up when they are asked for.
+            cold_policy: empty; ranks the templates of the tier that is not shared.
+        """
+        self._state = StoreState(host, cold, cold_policy, observer or NoObserver())
+        self._tiers = tuple(cold)
+        self._loader = StepLoader(self._state, self._is_broken)
+        nearest = self._state.nearest
+        self._behind = None if nearest is None else WriteBehind(self._state, nearest, self._copy)
+        self._replicator = Replicator(self._state, self._loader, self._behind) if self._state.shared else None
+        if nearest is not None:
+            self._find_what_is_there(nearest)
+        for thread in (self._behind, self._replicator):
+            if thread is not None:
+                thread.start()
+
+    # RecordStore
+
+    def create(self, template: str, size: TemplateSize) -> TieredWriter:
+        """See `RecordStore`. One writer of a template at a time; where it is there already, what is put is not kept."""
+        with self._state.changed:
+            self._check_open()
+            if not is_template_name(template):
+                raise CacheError(f"{template[:140]!r} is no name of a template")
+            if not (size.steps and size.blocks):
+                raise CacheError(f"a template has at least one record, not {size.steps} x {size.blocks}")
+            return TieredWriter(self._state, self._behind, self._state.begin(template, size), self._copy)
+
+    def lease(self, template: str) -> TieredLease | None:
+        """See `RecordStore`."""
+        entry = self._find(template)
+        with self._state.changed:
+            self._check_open()
+            if entry is None or entry.is_gone:
+                self._state.books.missed(template)
+                self._state.observer.miss()
+                return None
+            self._state.books.hit(template)
+            if self._state.is_near(entry):
+                self._state.cold_policy.touch(template)
+            elif entry.tiers:
+                self._copy(entry)  # which may have failed before
+            self._state.lease(entry)
+            tier = self._tier_of(entry)
+            self._state.observer.hit(tier)
+            return TieredLease(self._state, self._loader, entry, tier)
+
+    def holds(self, template: str) -> bool:
+        """See `RecordStore`."""
+        return self._find(template) is not None
+
+    def num_bytes(self, template: str) -> int | None:
+        """See `RecordStore`."""
+        entry = self._find(template)
+        return None if entry is None else entry.size.num_bytes
+
+    def delete(self, template: str) -> None:
+        """See `RecordStore`. It is gone for everyone here at once, from the tiers, shared ones too, a little later."""
+        with self._state.changed:
+            self._check_open()
+            for entry in (self._state.entries.get(template), self._state.writing.get(template)):
+                if entry is not None:
+                    self._delete(entry)
+            if self._replicator is not None:
+                self._replicator.delete(template)
+
+    def pin(self, template: str) -> bool:
+        """See `RecordStore`."""
+        entry = self._find(template)
+        with self._state.changed:
+            if entry is None or entry.is_gone:
+                return False
+            self._state.set_pinned(entry, True)
+            return True
+
+    def unpin(self, template: str) -> None:
+        """See `RecordStore`."""
+        with self._state.changed:
+            entry = self._state.entries.get(template)
+            if entry is not None:
+                self._state.set_pinned(entry, False)
+
+    def flush(self) -> None:
+        """See `RecordStore`: in the nearest tier below the host, as durable as that makes it.
+
+        Raises:
+            CacheError: a template that was committed since the last flush is not there.
+        """
+        if self._behind is not None:
+            self._behind.flush()
+
+    def close(self) -> None:
+        """See `RecordStore`."""
+        with self._state.changed:
+            if self._state.is_closed:
+                return
+            self._state.is_closed = True
+        if self._behind is not None:
+            with suppress(CacheError):  # logged before
+                self._behind.flush()  # what is on disk then is copied
+        if self._replicator is not None:
+            self._replicator.close()
+        if self._behind is not None:
+            self._behind.close()
+        self._loader.close()
+        for tier in self._tiers:
+            tier.close()
+        with self._state.changed:  # what nobody reads lets go of the memory
+            for entry in (*self._state.entries.values(), *self._state.writing.values()):
+                self._state.drop(entry)
+        self._state.host.arena.close()
+
+    def stats(self, namespace: str | None = None) -> StoreStats:
+        """See `RecordStore`. With a namespace, of its templates alone, but for the budget."""
+        state = self._state
+        with state.changed:
+            counts = state.books.of(namespace)
+            nearest_bytes = state.nearest.budget_bytes if state.nearest is not None else None
+            return StoreStats(
+                counts.templates,
+                counts.num_bytes + state.written_bytes(namespace),
+                state.host.total_bytes if nearest_bytes is None else nearest_bytes,
+                counts.hits,
+                counts.misses,
+                counts.evicted,
+            )
+
+    # For the service
+
+    @property
+    def lookups_block(self) -> bool:
+        """Whether asking for a template may wait for a tier."""
+        return bool(self._state.shared)
+
+    def prefetch(self, template: str, steps: Sequence[int] | None = None) -> None:
+        """Bring steps of a template into memory in the background, all of them where None, as far as half of the memory
+        goes. An unknown one is none."""
+        with self._state.changed:
+            entry = self._state.entries.get(template)
+            if entry is not None:
+                host = self._state.host
+                most = max(1, host.total_bytes // 2 // host.pages_bytes(entry.size.step_bytes))
+                self._loader.prefetch(entry, (range(entry.size.steps) if steps is None else steps)[:most])
+
+    def templates(self, namespace: str | None, after: str = "", limit: int = 1000) -> list[tuple[str, int]]:
+        """Names and payload bytes of committed templates, in alphabetical order."""
+        with self._state.changed:
+            known = list(self._state.entries.items())
+        seen = ((name, entry.size.num_bytes) for name, entry in known if name > after and is_within(name, namespace))
+        return nsmallest(limit, seen)
+
+    def sweep(self, namespace: str | None = None, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+        """Verify every record in the nearest tier below the host, and drop what is broken.
+
+        Args:
+            should_stop: asked before each step; the rest is left out then.
+
+        Returns:
+            Records that were read, templates that were dropped.
+        """
+        tier, observer = self._state.nearest, self._state.observer
+        records = dropped = 0
+        if tier is None:
+            return records, dropped
+        with self._state.changed:
+            entries = [entry for entry in self._state.seen(namespace) if tier in entry.tiers]
+        for entry in entries:
+            slab = Slab.private(entry.size.step_bytes)
+            for step in range(entry.size.steps):
+                if should_stop() or self._state.is_closed:
+                    return records, dropped
+                try:
+                    broken = None if tier.read_step(entry.template, entry.size, step, slab) else "it lacks a record"
+                except RecordFormatError as error:
+                    broken = str(error)
+                except CacheError as error:  # which says nothing of the record
+                    observer.failed(tier.name)
+                    log.warning("step %d of template %s cannot be verified: %s", step, entry.template, error)
+                    continue
+                records += entry.size.blocks
+                if broken is not None and not entry.is_gone:
+                    log.warning("step %d of template %s in the %s tier: %s", step, entry.template, tier.name, broken)
+                    observer.corrupt(tier.name)
+                    dropped += 1
+                    self._is_broken(entry, tier)
+                    break
+        if namespace is None:
+            tier.sweep()
+        return records, dropped
+
+    def sync(self) -> None:
+        """Bring what was written to the disk, where the disk tier's policy leaves that to its owner."""
+        for tier in self._tiers:
+            if isinstance(tier, DiskTier):
+                tier.sync()
+
+    @property
+    def arena(self) -> Arena:
+        """The host tier's memory."""
+        return self._state.host.arena
+
+    @property
+    def nearest(self) -> ColdTier | None:
+        """The tier below the host, for figures alone."""
+        return self._state.nearest
+
+    @property
+    def host(self) -> HostTier:
+        """For figures alone."""
+        return self._state.host
+
+    # Inside
+
+    def _find_what_is_there(self, tier: ColdTier) -> None:
+        """Take over what a tier holds, as far as its budget goes; what cannot be deleted stays."""
+        state = self._state
+        if isinstance(tier, DiskTier):
+            for _ in range(tier.broken_manifests):
+                state.observer.corrupt(tier.name)
+        with state.changed:
+            for manifest in sorted(tier.manifests(), key=lambda manifest: manifest.created):
+                state.add(_entry_of(manifest, tier))
+            victims = state.cold_victims(0)
+        for victim in victims:
+            try:
+                tier.delete(victim.template)
+            except CacheError as error:
+                log.warning("the %s tier stays above its budget: %s", tier.name, error)
+                return
+            with state.changed:
+                state.evict_cold(victim)
+
+    def _find(self, template: str) -> TemplateEntry | None:
+        """A template, looked up in the shared tiers if need be."""
+        state = self._state
+        with state.changed:
+            entry = state.entries.get(template)
+            if entry is not None or not self._may_look_up(template):
+                return entry
+        for tier in state.shared:
+            try:
+                manifest = tier.manifest(template)
+            except CacheError as error:
+                state.observer.failed(tier.name)
+                log.warning("template %s cannot be looked up in the %s tier: %s", template, tier.name, error)
+                continue
+            if manifest is None or state.host.pages_bytes(manifest.size.step_bytes) > state.host.total_bytes:
+                continue
+            with state.changed:
+                if template in state.entries or not self._may_look_up(template):
+                    return state.entries.get(template)
+                found = _entry_of(manifest, tier)
+                state.add(found)
+                self._copy(found)
+                return found
+        return None
+
+    def _may_look_up(self, template: str) -> bool:
+        state = self._state
+        return bool(state.shared) and template not in state.writing and template not in state.deleting
+
+    def _tier_of(self, entry: TemplateEntry) -> TierName:
+        """The coldest tier that one of its steps has to come from."""
+        if all(entry.step_key(step) in self._state.host for step in range(entry.size.steps)):
+            return "host"
+        if entry.tiers:
+            return entry.tiers[0].name
+        return "host" if self._state.nearest is None else self._state.nearest.name
+
+    def _copy(self, entry: TemplateEntry) -> None:
+        """Have all tiers get the template. Under the lock."""
+        if self._replicator is not None:
+            self._replicator.copy(entry)
+
+    def _is_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
+        """A tier's copy of a template is not whole: drop it there, and altogether where no other tier has one."""
+        with self._state.changed:
+            if entry.is_gone:
+                return
+            is_near = tier is self._state.nearest
+            self._state.lost_in(entry, tier)
+            if is_near and self._behind is not None:
+                entry.was_written = True
+                self._behind.delete(entry)
+            elif self._replicator is not None:
+                self._replicator.delete_broken(entry, tier)
+
+    def _delete(self, entry: TemplateEntry) -> None:
+        is_stored = entry.was_written or self._state.is_near(entry)
+        self._state.drop(entry)
+        if self._behind is not None and is_stored:
+            entry.was_written = True
+            self._behind.delete(entry)
+
+    def _check_open(self) -> None:
+        if self._state.is_closed:
+            raise CacheError("the store was closed")
+
+
+def _entry_of(manifest: Manifest, tier: ColdTier) -> TemplateEntry:
+    return TemplateEntry(manifest.template, manifest.size, manifest.cost_ms, manifest.created, tiers=[tier])

@@ -1,0 +1,1 @@
+"""Where records are kept: the arena, LMDB, an object store."""

@@ -1,0 +1,92 @@
+"""The interface of the tiers below memory: LMDB and the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
+
+from instgenie_cache.records.manifest import Manifest
+from instgenie_cache.records.slab import Slab
+from instgenie_cache.records.template_size import TemplateSize
+
+TierName = Literal["host", "disk", "object"]
+
+
+class ColdTier(Protocol):
+    """Keeps templates beyond this process. All calls block; they come from several threads.
+
+    A template's steps are written first, in any order, then its manifest: one without is not there for readers. Nothing
+    but `CacheError` is raised.
+    """
+
+    @property
+    def name(self) -> TierName:
+        """What metrics and timings call it."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others write to it too: then templates that nobody here knows may be there."""
+        ...
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """Most bytes that it is to hold, None for no bound. The owner keeps to it, by deleting templates."""
+        ...
+
+    @property
+    def used_bytes(self) -> int:
+        """What it holds of the budget, half-written templates included; 0 where there is no budget."""
+        ...
+
+    def footprint_bytes(self, size: TemplateSize) -> int:
+        """What a template of that size takes of the budget."""
+        ...
+
+    def manifests(self) -> Iterable[Manifest]:
+        """Every committed template, of all namespaces."""
+        ...
+
+    def manifest(self, template: str) -> Manifest | None:
+        """One template, None where it is not committed here."""
+        ...
+
+    def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
+        """Write the records of some steps, which lie in the slabs as `TemplateSize` says.
+
+        Where this fails, what was written of the template before is dropped.
+
+        Raises:
+            StoreFullError: no room, or the disk is full; committed templates stay readable.
+        """
+        ...
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make the template visible. What was written of it before is durable once this returns, as far as the tier's
+        sync policy goes.
+
+        Raises:
+            StoreFullError: no room.
+        """
+        ...
+
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+        """Fill the slab with the records of a step, each of them verified. False where one of them is lost.
+
+        Raises:
+            RecordFormatError: one is corrupt, or a record of something else.
+            CacheError: the tier cannot be read.
+        """
+        ...
+
+    def delete(self, template: str) -> None:
+        """Drop a template, manifest first. An unknown one is no error."""
+        ...
+
+    def sweep(self) -> int:
+        """Drop the records that belong to no manifest and to nothing that is being written; how many."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the tier. A second time it does nothing."""
+        ...

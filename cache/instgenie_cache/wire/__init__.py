@@ -1,0 +1,1 @@
+"""What clients and the service say to each other, and how."""

@@ -1,0 +1,213 @@
+"""A tiered store against dictionaries: whatever is read is what was committed last, whatever went on meanwhile."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from instgenie_cache import BeingWrittenError, CacheError, StoreFullError, TemplateLease, TemplateSize, TemplateWriter
+from instgenie_cache.stores.tiered_store import TieredStore
+from tests.cache.small_stores import (
+    RECORD_BYTES,
+    FakeTier,
+    fill_of,
+    fill_template,
+    read_template,
+    record_of,
+    tiered_store,
+    values_of,
+)
+
+TEMPLATES = st.sampled_from(["x/a", "x/b", "y/a", "c"])
+SIZES = st.builds(TemplateSize, st.integers(1, 3), st.integers(1, 2), st.sampled_from([100, RECORD_BYTES]))
+ARENA_PAGES = 8
+DISK_BYTES = 10 * (RECORD_BYTES + 256)
+
+
+class TieredMachine(RuleBasedStateMachine):
+    """Templates are evicted when the store says so; nothing else may make one go, and nothing may change one."""
+
+    has_disk = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = FakeTier(DISK_BYTES)
+        self.store = self.opened()
+        self.committed: dict[str, tuple[TemplateSize, int]] = {}
+        self.writers: list[tuple[TemplateWriter, str, TemplateSize, int]] = []
+        self.leases: list[tuple[TemplateLease, TemplateSize, int]] = []
+        self.evicted = 0
+        self.count = 0
+
+    def opened(self) -> TieredStore:
+        return tiered_store(*([self.disk] if self.has_disk else []), pages=ARENA_PAGES, policy="gdsf")
+
+    def must_be_there(self, template: str) -> bool:
+        """Whether the template cannot have been evicted."""
+        return template in self.committed and self.store.stats().evicted_templates == self.evicted
+
+    @rule(template=TEMPLATES, size=SIZES)
+    def create(self, template: str, size: TemplateSize) -> None:
+        if template in self.committed or any(name == template for _, name, _, _ in self.writers):
+            return
+        self.count += 1
+        try:
+            writer = self.store.create(template, size)
+        except (StoreFullError, BeingWrittenError):
+            return
+        self.writers.append((writer, template, size, self.count * 7))
+
+    @precondition(lambda self: self.writers)
+    @rule(data=st.data(), commits=st.booleans())
+    def write(self, data: st.DataObject, commits: bool) -> None:
+        entry = data.draw(st.sampled_from(self.writers))
+        self.writers.remove(entry)
+        writer, template, size, first = entry
+        self.flush()  # so that what is evicted does not depend on when the other thread runs
+        try:
+            for step in range(size.steps):
+                for block in range(size.blocks):
+                    view = writer.slot(step, block)  # type: ignore[attr-defined]
+                    if view is None:
+                        writer.abort()  # what else is in use leaves no room
+                        return
+                    writer.put(step, block, record_of(first + step * size.blocks + block, size.record_bytes))
+            if not commits:
+                writer.abort()
+                return
+            writer.commit(cost_ms=float(first))
+        except CacheError:
+            assert self.has_disk  # which may have been too full of what is in use
+            return
+        self.committed[template] = size, first
+        self.flush()
+
+    @rule(template=TEMPLATES)
+    def lease(self, template: str) -> None:
+        must = self.must_be_there(template)
+        lease = self.store.lease(template)
+        if lease is None:
+            assert not must
+            self.committed.pop(template, None)
+        else:
+            self.leases.append((lease, *self.committed[template]))
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), releases=st.booleans())
+    def read(self, data: st.DataObject, releases: bool) -> None:
+        entry = data.draw(st.sampled_from(self.leases))
+        lease, size, first = entry
+        step = data.draw(st.integers(0, size.steps - 1))
+        records = lease.step(step)
+        if records is not None:
+            assert [fill_of(record) for record in records] == values_of(size, first)[step]
+        else:
+            assert (size, first) not in self.committed.values()  # else it is under lease, and whole
+        if releases:
+            lease.release()
+            self.leases.remove(entry)
+
+    @rule(template=TEMPLATES)
+    def delete(self, template: str) -> None:
+        self.store.delete(template)
+        self.committed.pop(template, None)
+        assert self.store.lease(template) is None
+        for entry in [entry for entry in self.writers if entry[1] == template]:
+            entry[0].abort()
+            self.writers.remove(entry)
+
+    @rule(template=TEMPLATES, pinned=st.booleans())
+    def pin(self, template: str, pinned: bool) -> None:
+        if pinned:
+            self.store.pin(template)
+        else:
+            self.store.unpin(template)
+
+    @rule()
+    def flush(self) -> None:
+        with suppress(StoreFullError):  # a template that the disk did not take may stay in memory
+            self.store.flush()
+
+    @precondition(lambda self: self.has_disk)
+    @rule()
+    def restart(self) -> None:
+        for lease, _, _ in self.leases:
+            lease.release()
+        for writer, _, _, _ in self.writers:
+            writer.abort()
+        self.leases, self.writers = [], []
+        self.store.close()
+        self.disk = FakeTier(DISK_BYTES, content=self.disk)
+        self.store = self.opened()
+        self.committed = {name: self.committed[name] for name in self.disk.committed}  # nothing that was never written
+        self.evicted = 0
+
+    @invariant()
+    def nothing_unknown_is_held(self) -> None:
+        names = {name for name, _ in self.store.templates(None)}
+        assert names <= self.committed.keys()
+        if self.store.stats().evicted_templates == self.evicted:
+            assert names == self.committed.keys()
+
+    def teardown(self) -> None:
+        for lease, _, _ in self.leases:
+            lease.release()
+        for writer, _, _, _ in self.writers:
+            writer.abort()
+        for name in self.committed:
+            self.store.unpin(name)
+        self.flush()
+        host = self.store.host
+        assert host.free_bytes + host.evictable_bytes == host.total_bytes  # no page is lost
+        if self.has_disk:
+            assert {key.template for key in self.disk.records} == self.disk.committed.keys()
+        self.store.close()
+
+
+class DiskMachine(TieredMachine):
+    """With a tier below."""
+
+    has_disk = True
+
+
+TestMemory = TieredMachine.TestCase
+TestMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestDisk = DiskMachine.TestCase
+TestDisk.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("has_disk", [False, True])
+def test_many_threads_read_what_was_committed(has_disk: bool) -> None:
+    size = TemplateSize(3, 1, RECORD_BYTES)
+    cold = [FakeTier(6 * 3 * (RECORD_BYTES + 256))] if has_disk else []
+    store = tiered_store(*cold, pages=24)
+
+    def work(number: int) -> list[object]:
+        chance = random.Random(number)
+        wrong: list[object] = []
+        for _ in range(150):
+            name = f"t{chance.randrange(10)}"
+            first = int(name[1:]) * 20
+            if chance.random() < 0.3:
+                with suppress(StoreFullError, BeingWrittenError):
+                    fill_template(store, name, size, first)
+            elif chance.random() < 0.1:
+                store.delete(name)
+            else:
+                steps = read_template(store, name, size) or values_of(size, first)
+                wrong += [s for s, right in zip(steps, values_of(size, first), strict=True) if s not in (None, right)]
+        return wrong
+
+    with ThreadPoolExecutor(6) as pool:
+        wrong = [step for found in pool.map(work, range(6)) for step in found]
+    with suppress(StoreFullError):  # one that the disk did not take
+        store.flush()
+    assert wrong == []
+    assert store.host.free_bytes + store.host.evictable_bytes == store.host.total_bytes
+    store.close()
