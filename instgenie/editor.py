@@ -32,7 +32,16 @@ from instgenie.token_index import token_index
 from instgenie.trajectory import Trajectory, seeded_noise
 from instgenie.warm_request import WarmedWindow, WarmOutcome, WarmRequest
 from instgenie.window import Window, all_windows, choose_window
-from instgenie_cache import BeingWrittenError, CacheError, RecordStore, content_digest, template_key, template_name
+from instgenie_cache import (
+    BeingWrittenError,
+    CacheError,
+    RecordStore,
+    ServiceError,
+    content_digest,
+    template_key,
+    template_name,
+)
+from instgenie_cache.client.service_store import ServiceStore
 from instgenie_cache.eviction import EvictionPolicy, PolicyName
 from instgenie_cache.policies import make_policy
 
@@ -248,6 +257,8 @@ class Editor:
         form = template.form(self.checkpoint.forward)
         try:
             lease = self.store.lease(template.key)
+            if lease is None and isinstance(self.store, ServiceStore) and not self.store.is_connected:
+                raise ServiceError("the cache service does not answer")  # to the store that is a miss, which it is not
         except CacheError as error:
             log.warning("template %s cannot be looked up: %s", template.key, error)
             if self.device_tier.holds(template.key, steps):

@@ -71,7 +71,8 @@ class FakeTier:
         broken: a `CacheError` that every call raises, or None.
         full_after: steps that are taken before the disk is full.
         gate, delete_gate: writes and deletions wait until they are set.
-        undeletable: deletions fail.
+        undeletable, undeletable_names: deletions fail, of all or of these.
+        read_limit: reads that succeed before others fail.
         writes: steps of every `write_steps`, in order.
     """
 
@@ -95,6 +96,8 @@ class FakeTier:
         self.gate.set()
         self.delete_gate.set()
         self.undeletable = False
+        self.undeletable_names: set[str] = set()
+        self.read_limit: int | None = None
         self.writes: list[list[int]] = []
         self.reads: list[tuple[str, int]] = []
         self.is_closed = False
@@ -143,6 +146,10 @@ class FakeTier:
 
     def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
         self._check()
+        if self.read_limit is not None:
+            self.read_limit = max(-1, self.read_limit - 1)
+            if self.read_limit < 0:
+                raise CacheError("cannot be read")
         self.reads.append((template, step))
         for block in range(size.blocks):
             key = RecordKey(template, step, block)
@@ -157,7 +164,7 @@ class FakeTier:
     def delete(self, template: str) -> None:
         assert self.delete_gate.wait(10)
         self._check()
-        if self.undeletable:
+        if self.undeletable or template in self.undeletable_names:
             raise CacheError("cannot be deleted")
         self.committed.pop(template, None)
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from instgenie.device_tier import DeviceReader, DeviceTier, default_device_cache
 from instgenie.editor import Editor
 from instgenie.request import EditRequest, EditResult
 from instgenie_cache import MemoryStore
+from instgenie_cache.client.service_store import ServiceStore
 from instgenie_cache.eviction import PolicyName
 from instgenie_cache.policies import make_policy
+from instgenie_cache.wire.address import Address
 from tests.instgenie.edits import PLENTY_BYTES, BrokenStore, TappedStore, a_request, an_editor, pixels, random_picture
 
 STEPS = 4
@@ -292,6 +295,18 @@ def test_device_serves_while_the_store_fails(builtin_kind: Checkpoint) -> None:
     result = edited(editor)
     assert (result.timings.cache, result.timings.tier) == ("hit", "device")
     assert same(result, expected)
+
+
+def test_device_serves_while_the_service_does_not_answer(builtin_kind: Checkpoint, tmp_path: Path) -> None:
+    """Not to be told of a template is not to be told that it is gone."""
+    editor = an_editor(builtin_kind, device_cache_bytes=PLENTY_BYTES)
+    expected = edited(editor)
+    editor.store = ServiceStore.open(Address(path=str(tmp_path / "nobody")), client="test")
+    for _ in range(2):
+        result = edited(editor)
+        assert (result.timings.cache, result.timings.tier) == ("hit", "device")
+        assert same(result, expected)
+    editor.store.close()
 
 
 def test_use_on_the_device_is_use_of_the_template(builtin_kind: Checkpoint) -> None:

@@ -33,9 +33,13 @@ class _Claim:
     asked: int
     held: int | None = None
 
-    def is_of(self, number: int) -> bool:
-        """Whether nobody else asked later, or has it from before, and would lose it."""
-        return self.asked == number and self.held in (None, number)
+    def is_given_up_by(self, number: int) -> bool:
+        """Nobody takes a request's answer: whether nobody else has it, or asked later, and would lose it."""
+        if self.asked == number and self.held in (None, number):
+            return True
+        if self.held == number:  # it is now up to the later one
+            self.held = None
+        return False
 
 
 class Grants:
@@ -82,11 +86,11 @@ class Grants:
             case FetchReply(pieces=list()) if isinstance(request, Fetch):
                 claim = self._steps.get(request.lease, {}).get(request.step)
                 # Released since: maybe before the service had it, so once more.
-                is_ours = claim is None or claim.is_of(number)
+                is_ours = claim is None or claim.is_given_up_by(number)
                 return Release(lease=request.lease, step=request.step) if is_ours else None
             case PinReply(held=True) if isinstance(request, Pin) and request.pinned:
                 claim = self._pins.get(request.template)
-                is_ours = claim is not None and claim.is_of(number)
+                is_ours = claim is not None and claim.is_given_up_by(number)
                 return Pin(template=request.template, pinned=False) if is_ours else None
         return None
 

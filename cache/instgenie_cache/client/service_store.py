@@ -65,7 +65,7 @@ class ServiceStore:
         self._lock = threading.Lock()
         self._pins: dict[str, object] = {}  # with what tells one pin of a template from a later one
         self._misses_unreachable = self._leases_unreachable = 0
-        self._unflushed: dict[str, int] = {}  # commits, by run of the service
+        self._unflushed: dict[CacheClient, int] = {}  # commits, by the connection that they were made on
         self._link = ServiceLink(dial, settings, self._pin_again)
 
     @classmethod
@@ -146,7 +146,7 @@ class ServiceStore:
         writing = self._link.writing_client()
         request = Create(template=template, steps=size.steps, blocks=size.blocks, record_bytes=size.record_bytes)
         reply: CreateReply = self._link.ask(writing, request).message
-        note_commit = partial(self._note_commit, writing.hello.service)
+        note_commit = partial(self._note_commit, writing)
         return ServiceWriter(self._link, writing, reply.writer, template, size, note_commit)
 
     def lease(self, template: str) -> TemplateLease | None:
@@ -216,11 +216,11 @@ class ServiceStore:
         client = self._link.writing_client()
         self._link.ask(client, Flush(), self._link.settings.flush_seconds)
         with self._lock:
-            for run, number in commits.items():
-                if self._unflushed.get(run) == number:  # else there were more meanwhile
-                    del self._unflushed[run]
-        if commits.keys() != {client.hello.service}:
-            raise ServiceError("the cache service was started anew: what was committed before may not be durable")
+            for connection, number in commits.items():
+                if self._unflushed.get(connection) == number:  # else there were more meanwhile
+                    del self._unflushed[connection]
+        if commits.keys() != {client}:
+            raise ServiceError("the connection was made anew: what was committed before may not be durable")
 
     def close(self) -> None:
         """See `RecordStore`."""
@@ -282,9 +282,9 @@ class ServiceStore:
             self._misses_unreachable += 1
             self._leases_unreachable += is_lease
 
-    def _note_commit(self, run: str) -> None:
+    def _note_commit(self, connection: CacheClient) -> None:
         with self._lock:
-            self._unflushed[run] = self._unflushed.get(run, 0) + 1
+            self._unflushed[connection] = self._unflushed.get(connection, 0) + 1
 
     def _pin_again(self, client: CacheClient) -> Coroutine[Any, Any, None]:
         """On the link's thread, with a new connection: what is to be done there."""

@@ -66,6 +66,11 @@ class ServedWriter(Protocol):
         """
         ...
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether `wait_durable` would return at once, and not fail."""
+        ...
+
     def abort(self) -> None:
         """See `TemplateWriter`. Slots must not be written to any more."""
         ...

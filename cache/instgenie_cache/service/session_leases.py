@@ -114,9 +114,8 @@ class SessionLeases:
         step, size = use.step, held.lease.size
         found = held.lease.resident(step)
         if found is None:
-            async with self._private.loading(size.step_bytes):
-                found = await self._loads.run(lambda: held.lease.load(step))
-                self._count_private(held, step, found)
+            found = await self._loads.run(lambda: held.lease.load(step), self._private.loading(size.step_bytes))
+            self._count_private(held, step, found)
         if held.is_ended:
             raise CacheError("the lease was released")
         if found is None:

@@ -13,7 +13,7 @@ class SessionLimits:
         writers, leases, pins: open at a time.
         requests: that wait for something, at a time. What gives something back is none.
         loads: steps that are loaded, and templates that are looked up far away, at a time.
-        unflushed: commits that a flush tells of one by one; of older ones it tells with everybody's.
+        unflushed: commits that are not durable and that a flush tells of; it says that there were more.
         unread_replies: small replies that wait for the client to read, before its requests wait too.
         room_seconds: that a put waits for memory before it is refused.
         idle_seconds: that a writer may be without a put, and a frame without a byte.
@@ -25,7 +25,7 @@ class SessionLimits:
     pins: int = 4096
     requests: int = 256
     loads: int = 4
-    unflushed: int = 64
+    unflushed: int = 10_000
     unread_replies: int = 64
     room_seconds: float = 10.0
     idle_seconds: float = 60.0

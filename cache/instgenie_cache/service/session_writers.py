@@ -78,7 +78,7 @@ class SessionWriters:
         self._uploads: dict[int, _Upload] = {}
         self._last_number = 0
         self._unflushed: list[ServedWriter] = []
-        self._has_older_unflushed = False
+        self._has_forgotten = False
         self._verifying: _Upload | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -191,10 +191,12 @@ class SessionWriters:
 
     def remember(self, writer: ServedWriter) -> None:
         """The next `flush` is to tell of this one."""
-        self._unflushed.append(writer)
-        if len(self._unflushed) > self._limits.unflushed:
+        if len(self._unflushed) >= self._limits.unflushed:
+            self._unflushed = [writer for writer in self._unflushed if not writer.is_durable]
+        if len(self._unflushed) >= self._limits.unflushed:
             del self._unflushed[0]
-            self._has_older_unflushed = True
+            self._has_forgotten = True
+        self._unflushed.append(writer)
 
     async def wait_durable(self, writer: ServedWriter) -> None:
         """Wait until what was committed is on disk.
@@ -211,11 +213,14 @@ class SessionWriters:
             CacheError: some of it could not be made durable; which is not told twice.
         """
         waits: list[Callable[[], None]] = [writer.wait_durable for writer in self._unflushed]
-        if self._has_older_unflushed:
-            waits.append(self._store.flush)
-        self._unflushed, self._has_older_unflushed = [], False
+        has_forgotten = self._has_forgotten
+        self._unflushed, self._has_forgotten = [], False
         if waits:
             await self._workers.run_slow(lambda: _call_all(waits))
+        if has_forgotten:
+            raise CacheError(
+                f"more than {self._limits.unflushed} templates waited for the disk: some of them may not be durable"
+            )
 
     def abort(self, number: int) -> None:
         """End a writer; an unknown one is no error."""

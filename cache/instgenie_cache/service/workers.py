@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -46,7 +47,14 @@ class LoadingShare:
         self._workers = workers
         self._turns = asyncio.Semaphore(calls)
 
-    async def run(self, call: Callable[[], Result]) -> Result:
-        """See `Workers.run_loading`."""
-        async with self._turns:
+    async def run(
+        self, call: Callable[[], Result], bounded_by: AbstractAsyncContextManager[None] | None = None
+    ) -> Result:
+        """See `Workers.run_loading`.
+
+        Args:
+            bounded_by: entered once it is the client's turn, so that what all clients share is not held by one that
+                waits for a turn of its own.
+        """
+        async with self._turns, bounded_by or nullcontext():
             return await self._workers.run_loading(call)

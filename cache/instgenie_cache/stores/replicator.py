@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from instgenie_cache.errors import CacheError
-from instgenie_cache.stores.step_loader import StepLoader
+from instgenie_cache.stores.step_loader import StepLoader, StepView
 from instgenie_cache.stores.store_state import StoreState
 from instgenie_cache.stores.template_entry import TemplateEntry
 from instgenie_cache.stores.write_behind import WriteBehind
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _MAX_COPIES = 1000  # that wait; what does not get in is copied when it is used again
 _RETRY_SECONDS = 30.0  # between attempts at deletions that failed
+_ROOM_SECONDS = 10.0  # that a copy waits for memory, while steps are being written
 
 
 class Replicator:
@@ -49,8 +52,9 @@ class Replicator:
 
     def delete(self, template: str) -> None:
         """Drop a template from the shared tiers."""
-        self._state.deleting.add(template)
-        self._queue.put(lambda: self._delete(template))
+        if template not in self._state.deleting:
+            self._state.deleting.add(template)
+            self._queue.put(lambda: self._delete(template))
 
     def delete_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
         """Drop a template from a shared tier, unless somebody wrote it anew there."""
@@ -65,11 +69,14 @@ class Replicator:
 
     def _run(self) -> None:
         is_ending = False
+        retry_at = time.monotonic() + _RETRY_SECONDS
         while not is_ending:
-            try:
-                work = self._queue.get(timeout=_RETRY_SECONDS)
-            except queue.Empty:
-                work = self._delete_again
+            work: Callable[[], None] | None = self._delete_again
+            if time.monotonic() < retry_at:
+                with suppress(queue.Empty):
+                    work = self._queue.get(timeout=_RETRY_SECONDS)
+            if work == self._delete_again:
+                retry_at = time.monotonic() + _RETRY_SECONDS
             if work is None:
                 is_ending, work = True, self._delete_again
             try:
@@ -114,18 +121,33 @@ class Replicator:
             if entry.is_gone or not entry.tiers or entry.unwritten or entry.written:
                 return  # it is on its way there by itself
             entry.error = None
-        for step in range(entry.size.steps):
-            view = self._loader.load(entry, step)
-            if view is None:
-                break
-            with self._state.changed:
-                if view.pin is None or self._is_given_up(entry):
-                    self._loader.close_view(view)
+        try:
+            for step in range(entry.size.steps):
+                view = self._load_into_arena(entry, step)
+                if view is None or view.pin is None:
                     break
-                entry.unwritten[step] = view.pin
-                behind.write_step(entry, step)
-        with self._state.changed:
-            behind.commit(entry)  # which gives up what lacks a step
+                with self._state.changed:
+                    if self._is_given_up(entry):
+                        self._loader.close_view(view)
+                        break
+                    entry.unwritten[step] = view.pin
+                    behind.write_step(entry, step)
+        finally:
+            with self._state.changed:
+                behind.commit(entry)  # which gives up what lacks a step
+
+    def _load_into_arena(self, entry: TemplateEntry, step: int) -> StepView | None:
+        """A step; where the arena has no room, once steps that were loaded before are written."""
+        until = time.monotonic() + _ROOM_SECONDS
+        while True:
+            view = self._loader.load(entry, step, into_arena_only=True)
+            left = until - time.monotonic()
+            if view is not None or left <= 0:
+                return view
+            with self._state.changed:
+                if self._is_given_up(entry) or not entry.unwritten:
+                    return None
+                self._state.changed.wait(left)
 
     @staticmethod
     def _is_given_up(entry: TemplateEntry) -> bool:
@@ -141,7 +163,10 @@ class Replicator:
         with self._state.changed:
             waiting = tuple(self._state.deleting)
         for template in waiting:
-            self._delete(template)
+            try:
+                self._delete(template)
+            except CacheError as error:
+                log.warning("template %s cannot be deleted from the shared tiers: %s", template, error)
 
     def _delete_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
         manifest = tier.manifest(entry.template)

@@ -29,6 +29,8 @@ from instgenie_cache.tiers.tier import ColdTier, TierName
 
 log = logging.getLogger(__name__)
 
+_MAX_DELETIONS = 10_000  # from shared tiers, that wait
+
 
 class TieredStore:
     """A `RecordStore` over a host tier and tiers below it.
@@ -78,7 +80,8 @@ class TieredStore:
                 raise CacheError(f"{template[:140]!r} is no name of a template")
             if not (size.steps and size.blocks):
                 raise CacheError(f"a template has at least one record, not {size.steps} x {size.blocks}")
-            return TieredWriter(self._state, self._behind, self._state.begin(template, size), self._copy)
+            entry = self._state.begin(template, size)
+            return TieredWriter(self._state, self._behind, entry, self._copy, self._state.entries.get(template, entry))
 
     def lease(self, template: str) -> TieredLease | None:
         """See `RecordStore`."""
@@ -112,6 +115,8 @@ class TieredStore:
         """See `RecordStore`. It is gone for everyone here at once, from the tiers, shared ones too, a little later."""
         with self._state.changed:
             self._check_open()
+            if len(self._state.deleting) >= _MAX_DELETIONS and template not in self._state.deleting:
+                raise CacheError(f"{_MAX_DELETIONS} deletions wait for the shared tiers, more are not taken")
             for entry in (self._state.entries.get(template), self._state.writing.get(template)):
                 if entry is not None:
                     self._delete(entry)

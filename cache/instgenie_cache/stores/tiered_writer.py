@@ -32,10 +32,13 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
         behind: WriteBehind | None,
         entry: TemplateEntry,
         on_committed: Callable[[TemplateEntry], None],
+        lasting: TemplateEntry,
     ) -> None:
         """Args:
         on_committed: called, under the lock, where no tier is written to.
+        lasting: the entry that readers will find: another one where the template is there already.
         """
+        self._lasting = lasting
         self._state, self._behind, self._entry, self._on_committed = state, behind, entry, on_committed
         self._present: dict[int, set[int]] = {}  # blocks of each step
         self._is_open = True
@@ -139,7 +142,12 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
             CacheError: the tier below did not take it.
         """
         if self._behind is not None:
-            self._behind.wait_durable(self._entry)
+            self._behind.wait_durable(self._lasting)
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether `wait_durable` would return at once."""
+        return self._behind is None or self._state.is_near(self._lasting)
 
     def abort(self) -> None:
         """See `TemplateWriter`. No slot may be written to any more."""

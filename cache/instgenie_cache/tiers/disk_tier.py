@@ -76,6 +76,7 @@ class DiskTier:
         self._ballast = Ballast(folder)
         self._used_bytes = 0
         self._is_closed = False
+        self._is_broken = False
         self.broken_manifests = 0  # that were dropped when it was opened
         self._writing = threading.RLock()  # held by who changes the books or the file; readers do without
 
@@ -168,6 +169,7 @@ class DiskTier:
         """See `ColdTier`. Several small steps at once are faster than one by one."""
         wanted_bytes = len(steps) * _step_disk_bytes(size)
         with self._writing:
+            self._check_lasting()
             if template in self._committed:
                 raise CacheError(f"{template} is committed: it has to be deleted before it is written anew")
             if template not in self._drafts and self._env.has(template_prefix(template)):
@@ -201,6 +203,7 @@ class DiskTier:
                 raise CacheError(f"{template} is committed already")
             draft = self._drafts.get(template, _Draft(size))
             try:
+                self._check_lasting()
                 if draft.size != size or len(draft.steps) != size.steps:
                     raise IncompleteTemplateError(f"{template}: {len(draft.steps)} of {size.steps} steps were written")
                 self._change(
@@ -244,7 +247,7 @@ class DiskTier:
                     self._forget(template)
                     self._delete_records(prefix)
             except DamageError as error:
-                mark_broken(self.folder, str(error))
+                self._mark_broken(error)
             self._forget(template)
             self._ballast.restore()
 
@@ -286,8 +289,17 @@ class DiskTier:
                     raise
                 self._mark_and_write(change, is_deletion)
         except DamageError as error:
-            mark_broken(self.folder, str(error))
+            self._mark_broken(error)
             raise
+
+    def _mark_broken(self, error: DamageError) -> None:
+        self._is_broken = True
+        mark_broken(self.folder, str(error))
+
+    def _check_lasting(self) -> None:
+        """Refuse what the next start would throw away."""
+        if self._is_broken:
+            raise CacheError(f"{self.folder}: its data file is broken, and the next start sets it aside")
 
     def _mark_and_write(self, change: Callable[[Transaction], object], is_deletion: bool) -> None:
         if self._unsynced is not None:

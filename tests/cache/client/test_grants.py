@@ -65,6 +65,13 @@ def test_somebody_asked_for_the_same_later() -> None:
     assert late(asked(PIN, PIN), 1, PIN, HELD) is None
 
 
+def test_the_last_of_several_that_nobody_takes_gives_it_back() -> None:
+    for request, reply, back in ((FETCH, MAPPED, STEP), (PIN, HELD, UNPIN)):
+        grants = asked(request, request)
+        assert late(grants, 1, request, reply) is None
+        assert late(grants, 2, request, reply) == back
+
+
 def test_somebody_has_the_same_from_before() -> None:
     for request, reply in ((FETCH, MAPPED), (PIN, HELD)):
         grants = asked(request)

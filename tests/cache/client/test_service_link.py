@@ -174,17 +174,20 @@ async def test_flush_that_cannot_reach_the_service_says_so(tmp_path: Path) -> No
             scene.store.flush()
 
 
-async def test_flush_after_the_service_was_started_anew_says_so_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", ["the same", "another"])
+async def test_flush_after_the_connection_was_made_anew_says_so_once(tmp_path: Path, run: str) -> None:
+    """The session of the new one knows nothing of what was committed before."""
     async with staged(tmp_path / "s") as scene:
         await commit_nothing(scene)
-        scene.service.run = "another"
+        if run == "another":
+            scene.service.run = run
         before = scene.store._link.writing_client()
         scene.writing.connection.abort()
         await later(wait_until, lambda: before.is_closed)
         flushing = later(scene.store.flush)
         writing = await scene.service.peer()
         writing.reply((await writing.expect(Flush))[0])
-        with pytest.raises(ServiceError, match="started anew"):
+        with pytest.raises(ServiceError, match="made anew"):
             await flushing
         scene.store.flush()
 

@@ -14,7 +14,11 @@ import pytest
 from instgenie_cache import TemplateSize
 from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.records.slab import Slab
+from instgenie_cache.service.private_memory import PrivateMemory
+from instgenie_cache.service.session_leases import SessionLeases
+from instgenie_cache.service.session_limits import SessionLimits
 from instgenie_cache.service.session_writers import MAX_COST_MS
+from instgenie_cache.service.workers import LoadingShare, Workers
 from instgenie_cache.stores.tiered_store import TieredStore
 from instgenie_cache.wire.frames import encode_frame_head
 from instgenie_cache.wire.messages import (
@@ -137,7 +141,8 @@ async def test_a_flush_tells_of_commits_that_are_too_many_to_remember(cold: Tier
     disk.full_after = None
     for name in ("a", "b"):
         await write(client, name, ONE)
-    assert (await client.ask(Flush()))[0]["error"] == "full"
+    reply = (await client.ask(Flush()))[0]
+    assert (reply["error"], "more than 1 templates waited" in reply["message"]) == ("cache", True)
     assert disk.committed.keys() == {"a", "b"}
     assert "error" not in (await client.ask(Flush()))[0]
     side.close()
@@ -281,3 +286,40 @@ async def test_a_sweep_that_nobody_waits_for_is_broken_off(end: Callable[[Side, 
     await asyncio.to_thread(side.close)
     assert len(disk.reads) <= 1
     store.close()
+
+
+async def test_a_client_that_waits_for_its_own_turn_holds_up_nobody() -> None:
+    workers, limits = Workers(), SessionLimits()
+    private = PrivateMemory(8 * SIZE.step_bytes)
+    away = threading.Event()
+
+    class _Lease:
+        size, tier = SIZE, "disk"
+
+        def __init__(self, waits: bool) -> None:
+            self.waits = waits
+
+        def resident(self, step: int) -> None:
+            return None
+
+        def load(self, step: int) -> None:
+            assert not self.waits or away.wait(10)
+
+        def drop(self, step: int) -> None:
+            pass
+
+        def release(self) -> None:
+            pass
+
+    greedy, other = (SessionLeases(LoadingShare(workers, 4), private, limits, maps_arena=False) for _ in range(2))
+    for leases, waits in ((greedy, True), (other, False)):
+        leases.add(_Lease(waits))  # type: ignore[arg-type]
+    held = greedy.held(1)
+    waiting = [asyncio.ensure_future(greedy.fetch(held, greedy.use(held, 0))) for _ in range(32)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        reply, _ = await other.fetch(other.held(1), other.use(other.held(1), 0))
+    assert reply.lost
+    away.set()
+    await asyncio.gather(*waiting)
+    await asyncio.to_thread(workers.close)

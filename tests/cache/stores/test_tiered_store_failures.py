@@ -503,3 +503,59 @@ def test_what_is_read_ahead_is_not_evicted_before_it_is_read() -> None:
                 assert records is not None
                 assert fill_of(records[0]) == step
         assert len(again.reads) <= 22  # 20, and few twice
+
+
+def test_durable_is_asked_of_the_template_that_is_there() -> None:
+    disk = FakeTier()
+    disk.full_after = 0
+    disk.gate.clear()
+    with closing(tiered_store(disk)) as store:
+        fill_template(store, "a", SIZE)
+        second = store.create("a", SIZE)
+        second.commit()
+        assert not second.is_durable
+        disk.gate.set()
+        with pytest.raises(StoreFullError, match="the disk is full"):
+            second.wait_durable()
+
+
+def test_copy_that_fails_halfway_is_made_at_the_next_use() -> None:
+    bucket = FakeTier(name="object", is_shared=True)
+    with closing(tiered_store(bucket)) as store:
+        fill_template(store, "a", SIZE, first=3)
+    shared, disk = FakeTier(name="object", is_shared=True, content=bucket), FakeTier(10 * STORED_BYTES)
+    shared.read_limit = 2
+    with closing(tiered_store(disk, shared)) as store:
+        assert store.holds("a")
+        wait_until(lambda: shared.read_limit == -1)
+        wait_until(lambda: not disk.records)
+        shared.read_limit = None
+        wait_until(lambda: read_template(store, "a", SIZE) is not None and "a" in disk.committed)
+    assert disk.used_bytes == STORED_BYTES
+
+
+def test_shared_template_larger_than_the_memory_reaches_the_disk() -> None:
+    size = TemplateSize(12, 1, RECORD_BYTES)
+    bucket = FakeTier(name="object", is_shared=True)
+    with closing(tiered_store(bucket)) as store:
+        fill_template(store, "a", size)
+    disk = FakeTier()
+    with closing(tiered_store(disk, FakeTier(name="object", is_shared=True, content=bucket), pages=4)) as store:
+        assert store.holds("a")
+        wait_until(lambda: "a" in disk.committed)
+
+
+def test_deletion_that_fails_does_not_hold_up_others() -> None:
+    bucket = FakeTier(name="object", is_shared=True)
+    with closing(tiered_store(FakeTier(), bucket)) as store:
+        for name in "abc":
+            fill_template(store, name, SIZE)
+        wait_until(lambda: bucket.committed.keys() == {"a", "b", "c"})
+        bucket.undeletable = True
+        for name in "abc":
+            store.delete(name)
+            store.delete(name)
+        store.delete("unknown")
+        bucket.undeletable_names = {"b"}
+        bucket.undeletable = False
+    assert bucket.committed.keys() == {"b"}
