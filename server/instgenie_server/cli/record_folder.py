@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instgenie_cache.default_folder import default_disk_bytes, default_folder
 from instgenie_server.record_cache.folder import DISK_BYTES_VARIABLE, FOLDER_VARIABLE
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def record_folder(given: str | None, environ: Mapping[str, str] = os.environ) ->
     Args:
         given: on the command line.
     """
+    from instgenie_cache.default_folder import default_folder  # here: it brings numpy, for which --help need not wait
+
     named = given or environ.get(FOLDER_VARIABLE) or str(default_folder(environ))
     if named.strip().lower() == NO_FOLDER:
         return None
@@ -56,6 +57,8 @@ def record_disk_bytes(folder: Path, environ: Mapping[str, str] = os.environ) -> 
     """
     named = environ.get(DISK_BYTES_VARIABLE, "")
     if named.strip().lower() in ("", "none"):
+        from instgenie_cache.default_folder import default_disk_bytes
+
         return default_disk_bytes(folder)
     if not named.strip().isdecimal():
         from instgenie.errors import ParameterError
