@@ -22,4 +22,9 @@ def test_each_namespace_has_a_share_of_its_own() -> None:
 def test_who_sees_all_namespaces_is_not_limited() -> None:
     announced = AnnouncedBytes(10)
     announced.take(None, 1000)
+    announced.take("a", 10)  # whose share is its own
+    with pytest.raises(StoreFullError):
+        announced.take("a", 1)
     announced.give(None, 1000)
+    with pytest.raises(StoreFullError):
+        announced.take("a", 1)
