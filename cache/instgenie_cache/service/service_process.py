@@ -41,6 +41,8 @@ async def run_service(settings: ServiceSettings, ready: Callable[[Sequence[Addre
         service = CacheService(store, settings, metrics)
         try:
             await service.start()
+            if settings.warm_start:
+                log.info("%d templates are brought into memory", store.warm_up())
             ready(service.addresses)
             await stop.wait()
             log.info("ending: requests in progress are answered, then everything is flushed")

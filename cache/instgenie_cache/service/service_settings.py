@@ -100,6 +100,9 @@ class ServiceSettings(_Model):
         ge=0,
         description="Disk for records, 0 for none; by default 32 GB, but at most a quarter of what is free.",
     )
+    warm_start: bool = Field(
+        default=True, description="Bring the newest templates into memory at the start, as far as half of it goes."
+    )
     host_policy: PolicyName = Field(default="gdsf", description="How the host tier evicts.")
     disk_policy: PolicyName = Field(default="gdsf", description="How the disk tier evicts.")
     sync: SyncPolicy = Field(

@@ -22,7 +22,7 @@ _WORKERS = 4
 # Steps for which the arena has no room take a quarter of its size more, at most, but four of them always may.
 _PRIVATE_SHARE = 4
 _PRIVATE_STEPS = 4
-_MAX_QUEUED = 256  # steps to prefetch; more are not worth knowing of
+_MAX_QUEUED = 256  # steps to prefetch on request; more are not worth knowing of
 
 
 @dataclass(slots=True, eq=False)
@@ -124,13 +124,17 @@ class StepLoader:
                 self._private_bytes -= view.slab.num_bytes
             self._state.changed.notify_all()
 
-    def prefetch(self, entry: TemplateEntry, steps: Sequence[int]) -> None:
-        """Load steps in the background, those that are not there yet. Under the lock."""
+    def prefetch(self, entry: TemplateEntry, steps: Sequence[int], *, max_queued: int = _MAX_QUEUED) -> None:
+        """Load steps in the background, those that are not there yet. Under the lock.
+
+        Args:
+            max_queued: steps that wait are no more than this; the rest is left out.
+        """
         for step in steps:
             key = entry.step_key(step)
             if not 0 <= step < entry.size.steps or key in self._prefetching or key in self._loading:
                 continue
-            if key in self._state.host or len(self._prefetching) >= _MAX_QUEUED or self._state.is_closed:
+            if key in self._state.host or len(self._prefetching) >= max_queued or self._state.is_closed:
                 continue
             self._prefetching.add(key)
             self._pool.submit(self._prefetch, entry, step)

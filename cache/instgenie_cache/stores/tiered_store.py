@@ -29,6 +29,7 @@ from instgenie_cache.tiers.tier import ColdTier, TierName
 
 log = logging.getLogger(__name__)
 
+_MAX_WARMED_STEPS = 100_000
 _MAX_DELETIONS = 10_000  # from shared tiers, that wait
 
 
@@ -200,6 +201,24 @@ class TieredStore:
                 host = self._state.host
                 most = max(1, host.total_bytes // 2 // host.pages_bytes(entry.size.step_bytes))
                 self._loader.prefetch(entry, (range(entry.size.steps) if steps is None else steps)[:most])
+
+    def warm_up(self) -> int:
+        """Bring the newest templates into memory in the background, whole ones, as far as half of it goes.
+
+        Returns:
+            How many.
+        """
+        state = self._state
+        with state.changed:
+            entries = sorted(state.entries.values(), key=lambda entry: entry.created, reverse=True)
+            room, count = state.host.total_bytes // 2, 0
+            for entry in entries:
+                room -= entry.size.steps * state.host.pages_bytes(entry.size.step_bytes)
+                if room < 0:
+                    break
+                self._loader.prefetch(entry, range(entry.size.steps), max_queued=_MAX_WARMED_STEPS)
+                count += 1
+        return count
 
     def templates(self, namespace: str | None, after: str = "", limit: int = 1000) -> list[tuple[str, int]]:
         """Names and payload bytes of committed templates, in alphabetical order."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,24 @@ def test_it_says_where_it_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
     assert code == 0, log
     assert '"level": "error"' not in log
     assert not service.socket.exists()
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_what_is_on_disk_is_in_memory_soon_after_the_start(tmp_path: Path, warm_start: bool) -> None:
+    with CacheProcess(tmp_path) as service, closing(store_at(service)) as store:
+        fill_template(store, "t", SIZE)
+        store.flush()
+        service.stop()
+    with CacheProcess(tmp_path, "--set", f"warm_start={warm_start}") as service, closing(store_at(service)) as store:
+        tier = "disk"
+        for _ in range(1000 if warm_start else 1):
+            with store.lease("t") as lease:  # type: ignore[union-attr]
+                tier = lease.tier
+            if tier == "host":
+                break
+            time.sleep(0.01)
+        assert tier == ("host" if warm_start else "disk")
+        assert read_template(store, "t", SIZE) == values_of(SIZE)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

@@ -33,7 +33,7 @@ MANIFEST_FLAWS = {"magic": (0, 0), "checksum": (4, 7), "template": (15, 0), "num
 ARENA_USES: tuple[ArenaUse, ...] = ("read", "none")
 NAMES = {flaw: name_of(f"n/hurt-{flaw}", SIZE) for flaw in (*RECORD_FLAWS, *MANIFEST_FLAWS)}
 WHOLE = name_of("n/whole", SIZE)
-FLAGS = ("--host-bytes", "64MiB", "--disk-bytes", "64MiB", "--log-level", "error")
+FLAGS = ("--host-bytes", "64MiB", "--disk-bytes", "64MiB", "--log-level", "error", "--set", "warm_start=false")
 CORRUPT = "instgenie_cache_corrupt_records_total"
 
 

@@ -175,6 +175,19 @@ def test_prefetched_steps_are_in_memory_when_they_are_wanted() -> None:
         assert len(again.reads) == 4
 
 
+def test_warm_up_brings_the_newest_whole_templates_into_half_of_the_memory() -> None:
+    disk = FakeTier()
+    with closing(tiered_store(disk)) as store:
+        for number, name in enumerate("abc"):
+            fill_template(store, name, SIZE, first=number)
+    with closing(tiered_store(again := FakeTier(content=disk), pages=11)) as store:  # half has room for one of 4 pages
+        assert store.warm_up() == 1
+        wait_until(lambda: len(store.host) == SIZE.steps)
+        assert read_template(store, "c", SIZE) == values_of(SIZE, first=2)
+        assert {name for name, _ in again.reads} == {"c"}
+        assert len(again.reads) == SIZE.steps
+
+
 def test_released_lease_reads_no_more() -> None:
     with closing(tiered_store()) as store:
         fill_template(store, "a", SIZE)

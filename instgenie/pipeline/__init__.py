@@ -1,0 +1,1 @@
+"""Loading records without bubbles: the plan of a step, what it costs, and the loader."""
