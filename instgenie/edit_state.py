@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -98,32 +98,55 @@ def start_edit(
     return EditState(index, trajectory, condition, guidance, sigmas, latents, ids, template.clean, first_step)
 
 
-def edit_segments(state: EditState, index: TokenIndex, context: ContextSource | None) -> list[Segment]:
-    """The passes that the edit's next step needs: one per prompt of its guidance."""
+def edit_segments(
+    state: EditState, index: TokenIndex, context: ContextSource | None, full_blocks: int = 0
+) -> list[Segment]:
+    """The passes that the edit's next step needs: one per prompt of its guidance.
+
+    Args:
+        full_blocks: the full prefix: so many blocks, the first ones, compute all tokens and need no context.
+    """
     positions = index.active_positions
-    tokens = state.latents.index_select(0, positions)
-    if state.condition is not None:
-        tokens = torch.cat([tokens, state.condition.index_select(0, positions)], dim=-1)
-    ids = state.ids.index_select(0, positions)
+    tokens, ids, condition, active = state.latents, state.ids, state.condition, None
+    if index.num_active == index.num_tokens:
+        context, full_blocks = None, 0
+    elif full_blocks:
+        active = positions
+    else:
+        tokens, ids = tokens.index_select(0, positions), ids.index_select(0, positions)
+        condition = None if condition is None else condition.index_select(0, positions)
+    if condition is not None:
+        tokens = torch.cat([tokens, condition], dim=-1)
     guidance = state.guidance
     scale = guidance.scale if guidance.distilled else None
     sigma = state.sigmas[state.step]
-    return [Segment(tokens, ids, p.states, p.pooled, sigma, scale, context) for p in guidance.prompts]
+    return [
+        Segment(tokens, ids, p.states, p.pooled, sigma, scale, context, full_blocks=full_blocks, active=active)
+        for p in guidance.prompts
+    ]
 
 
-def advance(model: FluxForward, states: Sequence[EditState], contexts: Sequence[ContextSource | None]) -> None:
+def advance(
+    model: FluxForward,
+    states: Sequence[EditState],
+    contexts: Sequence[ContextSource | None],
+    full_blocks: int = 0,
+    on_block: Callable[[int], None] = lambda _: None,
+) -> None:
     """Take one denoising step of every edit, in one packed forward.
 
     Args:
         contexts: each edit's context at this step; None computes all of its tokens.
+        full_blocks: the step's full prefix: so many blocks, the first ones, compute all tokens of every edit.
+        on_block: see `FluxForward`.
     """
     segments: list[Segment] = []
     indexes = []
     for state, context in zip(states, contexts, strict=True):
         index = state.index if context is not None else state.index.all_active
         indexes.append(index)
-        segments += edit_segments(state, index, context)
-    velocities = iter(model(segments))
+        segments += edit_segments(state, index, context, full_blocks)
+    velocities = iter(model(segments, on_block))
     for state, index in zip(states, indexes, strict=True):
         own = list(islice(velocities, len(state.guidance.prompts)))
         _update(state, index, state.guidance.combine(own))

@@ -28,7 +28,7 @@ def segment_attention(
     for segment, text_tokens, (q, k, v) in zip(segments, layout.text_lengths, parts, strict=True):
         if segment.recorder is not None:
             segment.recorder.record(block, KeyValue(k[text_tokens:], v[text_tokens:]))
-        if segment.context is not None:
+        if segment.context is not None and block >= segment.full_blocks:
             context = segment.context.context(block)
             k, v = torch.cat([k, context.key]), torch.cat([v, context.value])
         heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, S, D]

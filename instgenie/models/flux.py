@@ -3,11 +3,14 @@
 Linear layers run on one packed tensor of all segments' active tokens; modulation is per segment; attention is per
 segment. With one segment of all tokens it computes what the diffusers forward does, but for the timestep, which
 stays float32 here until it is embedded.
+
+A segment may begin with all of its tokens and go on with the active ones alone, at a block of its own choice: the
+others need no context before that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -30,11 +33,13 @@ class FluxForward:
 
     Attributes:
         num_blocks: blocks that have a K/V record: double-stream ones first, then single-stream ones.
+        num_double: of them, double-stream ones.
     """
 
     def __init__(self, transformer: FluxTransformer2DModel) -> None:
         self.transformer = transformer.eval()
-        self.num_blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+        self.num_double = len(transformer.transformer_blocks)
+        self.num_blocks = self.num_double + len(transformer.single_transformer_blocks)
 
     @property
     def num_heads(self) -> int:
@@ -57,8 +62,11 @@ class FluxForward:
         return self.transformer.x_embedder.weight.dtype  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def __call__(self, segments: Sequence[Segment]) -> list[Tensor]:
+    def __call__(self, segments: Sequence[Segment], on_block: Callable[[int], None] = lambda _: None) -> list[Tensor]:
         """Predicted velocity of each segment's active tokens, [M, out_channels] in the compute dtype.
+
+        Args:
+            on_block: called with a block's number once the block is computed; on CUDA, once it is launched.
 
         Raises:
             ShapeError: no segment, an empty one, or channels that the model does not take.
@@ -71,16 +79,24 @@ class FluxForward:
         image = model.x_embedder(torch.cat([s.tokens for s in segments]).to(self.device, self.dtype))
         text = model.context_embedder(torch.cat([s.text for s in segments]).to(self.device, self.dtype))
         condition = functional.silu(self._condition(segments))
-        cos, sin = self._rotation(segments)
-        block = 0
-        for double in model.transformer_blocks:
-            text, image = _double_block(double, text, image, condition, (cos, sin), layout, segments, block)
-            block += 1
+        rotation = self._rotation(segments)
+        narrowing = {s.full_blocks for s in segments if s.active is not None}
+        for index, double in enumerate(model.transformer_blocks):
+            if index in narrowing:
+                layout, rotation, image = _narrow(layout, rotation, image, segments, index)
+            text, image = _double_block(double, text, image, condition, rotation, layout, segments, index)
+            on_block(index)
         joint = layout.join(text, image)
-        for single in model.single_transformer_blocks:
-            joint = _single_block(single, joint, condition, (cos, sin), layout, segments, block)
-            block += 1
+        for index, single in enumerate(model.single_transformer_blocks, self.num_double):
+            if index in narrowing:
+                text, image = layout.part(joint)
+                layout, rotation, image = _narrow(layout, rotation, image, segments, index)
+                joint = layout.join(text, image)
+            joint = _single_block(single, joint, condition, rotation, layout, segments, index)
+            on_block(index)
         _, image = layout.part(joint)
+        if self.num_blocks in narrowing:
+            layout, _, image = _narrow(layout, rotation, image, segments, self.num_blocks)
         scale, shift = layout.per_token(model.norm_out.linear(condition), layout.image_rows).chunk(2, dim=-1)
         image = model.norm_out.norm(image) * (1 + scale) + shift
         return list(model.proj_out(image).split(layout.image_lengths))
@@ -102,6 +118,19 @@ class FluxForward:
         ids = [part for s in segments for part in (s.image_ids.new_zeros(len(s.text), 3), s.image_ids)]
         cos, sin = self.transformer.pos_embed(torch.cat(ids).to(self.device))
         return cos.float(), sin.float()
+
+
+def _narrow(
+    layout: Layout, rotation: tuple[Tensor, Tensor], image: Tensor, segments: Sequence[Segment], index: int
+) -> tuple[Layout, tuple[Tensor, Tensor], Tensor]:
+    """Go on with the active tokens alone of those segments whose full prefix ends at block `index`."""
+    narrowed, rows = layout.narrow([s.active if s.full_blocks == index else None for s in segments])
+
+    def keep(joint: Tensor) -> Tensor:
+        text_part, image_part = layout.part(joint)
+        return narrowed.join(text_part, image_part.index_select(0, rows))
+
+    return narrowed, (keep(rotation[0]), keep(rotation[1])), image.index_select(0, rows)
 
 
 def _heads(x: Tensor, attn: FluxAttention) -> Tensor:

@@ -49,6 +49,9 @@ class Segment:
         guidance: input of guidance-distilled models, else None.
         context: K and V of the other image tokens; None where all are active.
         recorder: takes this segment's K and V; only where all tokens are active.
+        full_blocks: the full prefix: so many blocks, the first ones, compute all of `tokens` and need no context.
+        active: [A] int64, which of `tokens` the other blocks compute; None is all of them. Their velocity alone is
+            returned.
     """
 
     tokens: Tensor
@@ -59,6 +62,8 @@ class Segment:
     guidance: float | None = None
     context: ContextSource | None = None
     recorder: Recorder | None = None
+    full_blocks: int = 0
+    active: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +111,18 @@ class Layout:
         if len(parts) == 2:
             return parts[0], parts[1]
         return torch.cat(parts[0::2]), torch.cat(parts[1::2])
+
+    def narrow(self, active: Sequence[Tensor | None]) -> tuple[Layout, Tensor]:
+        """Leave out image tokens: the layout of the others, and their rows in the packed image tensor.
+
+        Args:
+            active: for each segment [A], the image tokens that stay, or None for all of them.
+        """
+        rows, offset = [], 0
+        for length, kept in zip(self.image_lengths, active, strict=True):
+            rows.append(offset + (torch.arange(length, device=self.device) if kept is None else kept.to(self.device)))
+            offset += length
+        return Layout(self.text_lengths, [len(part) for part in rows], self.device), torch.cat(rows)
 
     @cached_property
     def text_rows(self) -> Tensor | None:

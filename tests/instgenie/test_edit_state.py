@@ -42,7 +42,7 @@ class FakeForward:
         self.velocity = velocity
         self.calls: list[list[Segment]] = []
 
-    def __call__(self, segments: Sequence[Segment]) -> list[Tensor]:
+    def __call__(self, segments: Sequence[Segment], on_block: Callable[[int], None]) -> list[Tensor]:
         self.calls.append(list(segments))
         return [self.velocity(segment.tokens) for segment in segments]
 
@@ -199,6 +199,75 @@ def test_mixed_batch_equals_one_by_one(edits: list[tuple[Tensor, int, int, float
     for number, state in enumerate(alone):
         while not state.done:
             advance(forward, [state], [context(number, state)])
+    for batched, single in zip(together, alone, strict=True):
+        assert relative_error(batched.latents, single.latents) <= 1e-4
+
+
+class OnlyFrom:
+    """A context that must not be asked for blocks of the full prefix."""
+
+    def __init__(self, context: StepContext, first: int) -> None:
+        self.source, self.first = context, first
+
+    def context(self, block: int) -> KeyValue:
+        assert block >= self.first
+        return self.source.context(block)
+
+
+@settings(deadline=None, max_examples=40)
+@given(token_masks(), HALOS, st.booleans(), st.integers(0, 4))
+def test_full_prefix_with_the_records_of_the_same_pass_equals_the_dense_step(
+    mask: Tensor, halo: int, fill: bool, prefix: int
+) -> None:
+    forward = tiny_forward(fill=fill)
+    template = random_template(grid_of(mask), 4, 1, fill=fill, guidance=None)
+    dense, mixed = (random_edit(template, mask, halo=halo, guidance=single_prompt(), seed=2) for _ in range(2))
+    _, context = own_record(forward, dense)
+    advance(forward, [dense], [None])
+    blocks: list[int] = []
+    advance(forward, [mixed], [OnlyFrom(context, prefix)], prefix, blocks.append)
+    assert relative_error(mixed.latents, dense.latents) <= 1e-5
+    assert blocks == [0, 1, 2, 3]
+
+
+@settings(deadline=None, max_examples=15)
+@given(token_masks(max_side=5))
+def test_prefix_of_all_blocks_is_the_dense_step_whatever_the_records(mask: Tensor) -> None:
+    forward = tiny_forward()
+    template, other = (random_template(grid_of(mask), 4, seed, fill=False, guidance=None) for seed in (1, 7))
+    dense, full = (random_edit(template, mask, halo=0, guidance=classifier_free(), seed=2) for _ in range(2))
+    _, wrong = own_record(forward, random_edit(other, mask, halo=0, guidance=single_prompt(), seed=2))
+    advance(forward, [dense], [None])
+    advance(forward, [full], [wrong], forward.num_blocks)
+    assert relative_error(full.latents, dense.latents) <= 1e-5
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(token_masks(max_side=5), st.booleans(), st.booleans()), min_size=2, max_size=4), st.data())
+def test_mixed_batch_with_a_full_prefix_equals_one_by_one(
+    edits: list[tuple[Tensor, bool, bool]], data: st.DataObject
+) -> None:
+    forward, store = tiny_forward(fill=True), MemoryStore(PLENTY_BYTES)
+    prefix = data.draw(st.integers(0, forward.num_blocks))
+    together: list[EditState] = []
+    alone: list[EditState] = []
+    names: list[str] = []
+    for seed, (mask, is_free, _) in enumerate(edits):
+        template = random_template(grid_of(mask), 2, seed, fill=True, guidance=None)
+        record_template(forward, template, store)
+        guidance = classifier_free(seed) if is_free else single_prompt(seed=seed)
+        for runs in (together, alone):
+            runs.append(random_edit(template, mask, halo=0, guidance=guidance, seed=seed))
+        names.append(template.key)
+
+    def context(number: int, state: EditState) -> StepContext | None:
+        return open_context(store, names[number], state, forward) if edits[number][2] else None
+
+    for _ in range(2):
+        advance(forward, together, [context(*entry) for entry in enumerate(together)], prefix)
+    for number, state in enumerate(alone):
+        for _ in range(2):
+            advance(forward, [state], [context(number, state)], prefix)
     for batched, single in zip(together, alone, strict=True):
         assert relative_error(batched.latents, single.latents) <= 1e-4
 
