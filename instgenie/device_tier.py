@@ -14,6 +14,8 @@ from torch import Tensor
 from instgenie_cache.eviction import EvictionPolicy
 
 _DEFAULT_SHARE = 0.3
+_BUFFER_SHARE = 0.1
+_CPU_BUFFER_BYTES = 1 << 30
 
 StepKey = tuple[str, int]  # template, step
 
@@ -27,6 +29,18 @@ def default_device_cache_bytes(device: torch.device) -> int:
         return 0
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return int(_DEFAULT_SHARE * free_bytes)
+
+
+def default_buffer_bytes(device: torch.device) -> int:
+    """Budget of the loader's buffers: 10 % of what is free on a CUDA device.
+
+    A step's start is worth only what fits: half of its records at least, better all. On the CPU only records that are
+    read past the host tier take buffers.
+    """
+    if device.type != "cuda":
+        return _CPU_BUFFER_BYTES
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return int(_BUFFER_SHARE * free_bytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +186,10 @@ class DeviceReader(AbstractContextManager["DeviceReader"]):
         self.template, self.may_add = template, True
         self._tier = tier
         self._step: _Step | None = None
+
+    def holds(self, step: int) -> bool:
+        """Whether the step is there. Asking is no use of it."""
+        return self._tier.holds(self.template, [step])
 
     def use(self, step: int) -> Sequence[Tensor] | None:
         """Payloads of a step's blocks, which stay until `done`; None where the step is not there."""

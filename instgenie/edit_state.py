@@ -12,6 +12,7 @@ from torch import Tensor
 from instgenie.conditioning import image_ids
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import ContextSource, Segment
+from instgenie.pipeline.cost import SegmentShape
 from instgenie.text import Prompt
 from instgenie.token_index import TokenIndex
 from instgenie.trajectory import Trajectory
@@ -96,6 +97,12 @@ def start_edit(
     ids = image_ids(index.grid, noise.device)
     latents = trajectory.at(sigmas[0])
     return EditState(index, trajectory, condition, guidance, sigmas, latents, ids, template.clean, first_step)
+
+
+def segment_shapes(state: EditState) -> list[SegmentShape]:
+    """What the edit's segments compute in a block: one per prompt of its guidance."""
+    index = state.index
+    return [SegmentShape(len(p.states), index.num_active, index.num_tokens) for p in state.guidance.prompts]
 
 
 def edit_segments(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,12 +16,19 @@ from instgenie.checkpoint import Checkpoint
 from instgenie.codecs import CodecName, codec_version
 from instgenie.conditioning import mask_pixels
 from instgenie.content_cache import ContentCache
-from instgenie.device_tier import DeviceTier, StepKey, default_device_cache_bytes
-from instgenie.edit_state import EditState, Guidance, start_edit
+from instgenie.device_tier import DeviceTier, StepKey, default_buffer_bytes, default_device_cache_bytes
+from instgenie.edit_state import EditState, Guidance, segment_shapes, start_edit
 from instgenie.errors import TemplateNotCachedError
 from instgenie.flow import flow_sigmas
+from instgenie.keyframes import Keyframes, drift_version
 from instgenie.mask import bounding_box
 from instgenie.page_lock import PageLock
+from instgenie.parameter_checks import check_drift
+from instgenie.pipeline.copies import Copies
+from instgenie.pipeline.cost import SegmentShape
+from instgenie.pipeline.loader import Loader
+from instgenie.pipeline.step_planner import StepPlanner
+from instgenie.pipeline.step_source import Loaded
 from instgenie.records import dtype_name
 from instgenie.request import EditRequest, EditResult, EditTimings
 from instgenie.running_edit import RunningEdit, phase
@@ -58,6 +65,7 @@ class Editor:
 
     Attributes:
         codec: of the records that it makes and reads.
+        drift: of the templates that it makes and reads: see `Template`.
         device_tier: records that are on the model's device.
     """
 
@@ -67,19 +75,26 @@ class Editor:
         store: RecordStore,
         *,
         codec: CodecName = "raw",
+        drift: float = 0.0,
         device_cache_bytes: int | None = None,
         eviction: PolicyName = "gdsf",
     ) -> None:
         """Args:
         device_cache_bytes: budget of the device tier; None is a share of a CUDA device's free memory, 0 on the CPU.
         eviction: which of the device tier's steps go first.
+
+        Raises:
+            ParameterError: drift is not in 0 <= drift < 1.
         """
-        self.checkpoint, self.store, self.codec = checkpoint, store, codec
+        check_drift(drift)
+        self.checkpoint, self.store, self.codec, self.drift = checkpoint, store, codec, drift
         device = checkpoint.forward.device
         budget_bytes = default_device_cache_bytes(device) if device_cache_bytes is None else device_cache_bytes
         policy: EvictionPolicy[StepKey] = make_policy(eviction)
         self.device_tier = DeviceTier(budget_bytes, policy)
         self._page_lock = PageLock.on(device)
+        self._planner: StepPlanner | None = None
+        self._loader = Loader(Copies(device), default_buffer_bytes(device), self._learn)
         self._prompts: ContentCache[Prompt] = ContentCache(_ENCODINGS_BUDGET_BYTES, lambda prompt: prompt.num_bytes)
         self._latents: ContentCache[Tensor] = ContentCache(_ENCODINGS_BUDGET_BYTES, lambda latents: latents.nbytes)
 
@@ -110,7 +125,8 @@ class Editor:
             state, template = self._prepare(request, window)
         is_cached = request.cached and state.index.num_active < state.index.num_tokens
         steps = range(state.record_step, template.steps)
-        reader = self._open(template, steps, timings, request.must_hit, check) if is_cached else None
+        shapes = segment_shapes(state)
+        reader = self._open(template, steps, shapes, timings, request.must_hit, check) if is_cached else None
         return RunningEdit(
             self.checkpoint, request, window, state, template, timings, reader, partial(self._drop_useless, template)
         )
@@ -140,7 +156,9 @@ class Editor:
             grid = (window.canvas_height // patch, window.canvas_width // patch)
             template = self._template(request, canvas.tobytes(), clean, grid)
             outcome: WarmOutcome = "hit" if self._is_held(template.key) else self._record(template, check)
-            num_bytes = template.form(model.forward).size(template.steps).num_bytes
+            num_bytes = self.num_bytes(template.key) if self.drift and outcome != "refused" else None
+            if num_bytes is None:  # all steps are kept, or none: what it would take at most
+                num_bytes = template.form(model.forward).size(template.steps).num_bytes
             yield WarmedWindow(number + 1, len(windows), window, template.key, num_bytes, outcome)
 
     def window(self, request: EditRequest) -> Window:
@@ -215,8 +233,13 @@ class Editor:
         except CacheError as error:
             log.warning("records may not last: %s", error)
 
+    def plan_steps(self, planner: StepPlanner | None) -> None:
+        """From the next edit on have steps planned; None takes every record, however long it takes to load."""
+        self._planner = planner
+
     def close(self) -> None:
         """Let go of the device tier and close the store. A second time it does nothing."""
+        self._loader.close()
         self.device_tier.clear()
         self._page_lock.close()
         try:
@@ -225,7 +248,13 @@ class Editor:
             log.warning("the cache cannot be closed: %s", error)
 
     def _open(
-        self, template: Template, steps: range, timings: EditTimings, must_hit: bool, check: Callable[[], None]
+        self,
+        template: Template,
+        steps: range,
+        shapes: Sequence[SegmentShape],
+        timings: EditTimings,
+        must_hit: bool,
+        check: Callable[[], None],
     ) -> TemplateReader | None:
         """A reader of the template, which is recorded first if need be; None where the cache does not have it then."""
         self._page_lock.follow(self.store)
@@ -242,8 +271,9 @@ class Editor:
             return None
         timings.cache = outcome
         if outcome == "hit":
-            timings.tier = "device" if self.device_tier.holds(template.key, steps) else reader.tier()
-        reader.prefetch([step for step in steps if not self.device_tier.holds(template.key, [step])])
+            rows = [reader.row_of(step) for step in steps]
+            timings.tier = "device" if self.device_tier.holds(template.key, rows) else reader.tier()
+        reader.prefetch(steps, shapes)
         return reader
 
     def _reader(self, template: Template, steps: range) -> TemplateReader | None:
@@ -261,15 +291,30 @@ class Editor:
                 raise ServiceError("the cache service does not answer")  # to the store that is a miss, which it is not
         except CacheError as error:
             log.warning("template %s cannot be looked up: %s", template.key, error)
-            if self.device_tier.holds(template.key, steps):
-                return TemplateReader(form, None, device)
+            # Which steps were kept, the store alone knows.
+            if not self.drift and self.device_tier.holds(template.key, steps):
+                return TemplateReader(form, None, device, self._loader, self._planner)
             device.close()
             return None
         if lease is None:
             device.close()
             self.device_tier.drop(template.key)  # the store's word counts: the template may have been deleted
             return None
-        return TemplateReader(form, lease, device)
+        try:
+            keyframes = Keyframes.read(lease.note, template.steps)
+        except CacheError as error:  # nobody can read it
+            log.warning("template %s is dropped: %s", template.key, error)
+            device.close()
+            lease.release()
+            self._drop(template.key)
+            return None
+        return TemplateReader(form, lease, device, self._loader, self._planner, keyframes)
+
+    def _drop(self, key: str) -> None:
+        try:
+            self.forget(key)
+        except CacheError as error:
+            log.warning("template %s cannot be dropped: %s", key, error)
 
     def _prepare(self, request: EditRequest, window: Window) -> tuple[EditState, Template]:
         """Everything of an edit that comes before its first step."""
@@ -316,6 +361,8 @@ class Editor:
             "guidance": self._scale(request) if model.distilled else None,
             "codec": codec_version(self.codec),
         }
+        if self.drift:  # else the key is what it was before there were keyframes
+            settings["drift"] = drift_version(self.drift)
         return template_name(request.namespace, template_key(pixels, settings))
 
     def _template(
@@ -335,6 +382,7 @@ class Editor:
             self._scale(request) if model.distilled else None,
             flow_sigmas(self._steps(request), model.shift, grid[0] * grid[1]),
             self.codec,
+            self.drift,
         )
 
     def _is_held(self, name: str) -> bool:
@@ -359,12 +407,18 @@ class Editor:
         """After an edit: drop what was of no use to it, so that the next edit makes it anew."""
         if reader.is_foreign:
             log.warning("template %s has records that are not this model's, and is dropped", template.key)
+            self._drop(template.key)
+        elif reader.is_below:  # the next edit shall find it nearer
             try:
-                self.forget(template.key)
+                self.store.prefetch(template.key)
             except CacheError as error:
-                log.warning("template %s cannot be dropped: %s", template.key, error)
+                log.warning("template %s cannot be brought into memory: %s", template.key, error)
         elif reader.is_lost:  # in the store there may be a successor, which is not this edit's to drop
             self.device_tier.drop(template.key)
+
+    def _learn(self, loaded: Loaded) -> None:
+        if self._planner is not None:
+            self._planner.observe_load(loaded)
 
     def _encode(self, content: bytes, pixels: Tensor) -> Tensor:
         """[L, C] tokens of a canvas on the model's device, by content."""

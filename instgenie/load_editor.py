@@ -20,6 +20,7 @@ def load_editor(
     *,
     store: RecordStore | None = None,
     codec: CodecName = "raw",
+    drift: float = 0.0,
     device_cache_bytes: int | None = None,
 ) -> Editor:
     """An editor of the model that `load_model` loads, which takes the same first arguments.
@@ -27,12 +28,13 @@ def load_editor(
     Args:
         cache_bytes: memory for records; None is half of what is free once the model is loaded.
         store: keeps the records instead, and is the editor's from then on.
-        codec: of the records.
+        codec, drift: of the records, as for `Editor`.
         device_cache_bytes: of the device tier; None as for `Editor`.
     Raises:
         CheckpointError: the folder holds no usable model.
+        ParameterError: drift is not in 0 <= drift < 1.
     """
     checkpoint = load_model(model, dtype, threads)
     if store is None:
         store = MemoryStore(available_memory_bytes() // 2 if cache_bytes is None else cache_bytes)
-    return Editor(checkpoint, store, codec=codec, device_cache_bytes=device_cache_bytes)
+    return Editor(checkpoint, store, codec=codec, drift=drift, device_cache_bytes=device_cache_bytes)

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from instgenie.edit_cost import EditCost, EditWork, edit_work
 from instgenie.editor import Editor
 from instgenie.errors import InstGenIEError, MaskError, PictureError, ReplicaError
+from instgenie.load_planner import load_planner
 from instgenie.order_work import predicted_work
 from instgenie.orders import (
     EditOrder,
@@ -48,8 +50,13 @@ class LocalReplica:
     The editor is the replica's from then on, and works in the runner thread alone; `close` closes it and its store.
     """
 
-    def __init__(self, editor: Editor, device: str) -> None:
+    def __init__(self, editor: Editor, device: str, costs_folder: Path | None = None, *, plans: bool = False) -> None:
+        """Args:
+        costs_folder: where what `calibrate` measures is kept; None keeps nothing.
+        plans: whether steps are planned once the replica is calibrated.
+        """
         self._editor = editor
+        self._costs_folder, self._plans = costs_folder, plans
         checkpoint = editor.checkpoint
         self._model = ModelCard(
             name=checkpoint.settings.name,
@@ -82,7 +89,7 @@ class LocalReplica:
         return self._cost.predict(predicted_work(order, self._model))
 
     async def calibrate(self) -> None:
-        """Run a short edit, so that the first one finds the device warm and its cost known."""
+        """Run a short edit, so that the first one finds the device warm and its cost known; then measure for plans."""
         side = self._model.canvas_pixels
         mask = np.zeros((side, side), np.uint8)
         mask[side // 3 : side // 2, side // 3 : side // 2] = 1
@@ -101,6 +108,8 @@ class LocalReplica:
                 ),
                 lambda _: None,
             )
+        if self._plans:
+            await self._submit(lambda _: self._load_planner())
 
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         """See `Replica`."""
@@ -227,6 +236,10 @@ class LocalReplica:
         image, (width, height) = encode_picture(result.picture, order.output), order.output.size or result.picture.size
         timings = _timings(result.timings, 1000 * (started - job.submitted))
         return EditOutcome(image, width, height, timings), running.template_key
+
+    def _load_planner(self) -> None:
+        editor = self._editor
+        editor.plan_steps(load_planner(editor.checkpoint, editor.codec, self._costs_folder))
 
     def _learn(self, running: RunningEdit, seconds: float) -> None:
         timings = running.timings

@@ -41,6 +41,12 @@ def check_template(steps: int | None, guidance: float | None, seed: int, prompt:
     check_text("template_prompt", prompt)
 
 
+def check_drift(drift: float) -> None:
+    """Raise `ParameterError` unless it is a share that a step can drift by and be left out."""
+    if not 0 <= drift < 1:  # nor is NaN
+        raise ParameterError("drift", f"{drift} is not in 0 <= drift < 1")
+
+
 def check_namespace(namespace: str) -> None:
     """Raise `ParameterError` unless it is empty or a namespace of the cache."""
     if namespace and not is_namespace(namespace):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -65,11 +64,29 @@ class RecordForm:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceRecord:
+    """A record on the model's device: [num_bytes] uint8, and what it means."""
+
+    payload: Tensor
+    codec: CodecName
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, kv: KeyValue, codec: CodecName) -> Self:
+        """K and V [L, H, D] -> a record of shape (2, L, H, D) in memory of its own."""
+        both = torch.stack([kv.key, kv.value])
+        return cls(codec_of(codec).encode(both), codec, kv.key.dtype, tuple(both.shape))
+
+    def to_host(self) -> Record:
+        """For a store."""
+        return Record(self.codec, dtype_name(self.dtype), self.shape, self.payload.cpu().numpy().data.cast("B"))
+
+
 def to_record(kv: KeyValue, codec: CodecName = "raw") -> Record:
     """K and V [L, H, D] -> a record of shape (2, L, H, D), encoded where they are, in host memory of its own."""
-    both = torch.stack([kv.key, kv.value])
-    payload = codec_of(codec).encode(both).cpu()
-    return Record(codec, dtype_name(kv.key.dtype), tuple(both.shape), payload.numpy().data.cast("B"))
+    return DeviceRecord.of(kv, codec).to_host()
 
 
 def from_record(record: Record, form: RecordForm, device: torch.device) -> KeyValue:
@@ -107,6 +124,14 @@ class StepRecorder:
         self._writer.put(self._step, block, to_record(kv, self._codec))
 
 
+class Payloads(Protocol):
+    """Payloads of a step's blocks, [record_bytes] uint8."""
+
+    def __getitem__(self, block: int, /) -> Tensor:
+        """That of a block, on any device."""
+        ...
+
+
 class StepContext:
     """Context K and V of one edit at one step, from the template's records.
 
@@ -115,12 +140,12 @@ class StepContext:
         brought: payloads on the model's device, in memory of their own, by block.
     """
 
-    def __init__(self, payloads: Sequence[Tensor], form: RecordForm, positions: Tensor) -> None:
+    def __init__(self, payloads: Payloads, form: RecordForm, positions: Tensor, *, owns: bool = False) -> None:
         """Args:
-        payloads: [record_bytes] uint8 of each block, on any device.
         positions: [U] the edit's context tokens in raster order, on the model's device.
+        owns: whether payloads that are on the device are in memory of their own.
         """
-        self._payloads, self._form, self._positions = payloads, form, positions
+        self._payloads, self._form, self._positions, self._owns = payloads, form, positions, owns
         self.keep = False
         self._last: tuple[int, KeyValue] | None = None
         self.brought: dict[int, Tensor] = {}
@@ -161,8 +186,9 @@ class StepContext:
     def _bring(self, block: int) -> Tensor:
         if block in self.brought:
             return self.brought[block]
-        payload = self._payloads[block].to(self._positions.device, non_blocking=True)
+        given = self._payloads[block]
+        payload = given.to(self._positions.device, non_blocking=True)
         if self.keep:
-            is_shared = payload.data_ptr() == self._payloads[block].data_ptr()
+            is_shared = payload.data_ptr() == given.data_ptr() and not self._owns
             payload = self.brought[block] = payload.clone() if is_shared else payload
         return payload

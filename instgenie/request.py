@@ -93,6 +93,8 @@ class EditTimings:
         tier: where the records were when the edit began: device where all that it needs were there, else the coldest
             tier that the cache has to take one from. None where the edit did not find the template's records.
         tokens_active: tokens computed at a step that the cache served, else all of them.
+        stall_ms: of `denoise_ms`, waiting for records.
+        full_blocks: blocks that were planned to compute all tokens, rather than wait for their records, over all steps.
     """
 
     cache: Literal["hit", "cold", "partial", "refused", "off"] = "off"
@@ -105,6 +107,8 @@ class EditTimings:
     tokens_active: int = 0
     tokens_total: int = 0
     tier: ServingTier | None = None
+    stall_ms: float = 0.0
+    full_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

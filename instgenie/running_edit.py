@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from PIL import Image
@@ -13,11 +13,28 @@ from torch import Tensor
 
 from instgenie.canvas import paste_back, to_picture
 from instgenie.checkpoint import Checkpoint
-from instgenie.edit_state import EditState, advance
+from instgenie.edit_state import EditState, advance, segment_shapes
+from instgenie.pipeline.marks import marks_on
+from instgenie.pipeline.planner import StepPlan
 from instgenie.request import EditRequest, EditResult, EditTimings
 from instgenie.template import Template
-from instgenie.template_reader import TemplateReader
+from instgenie.template_reader import OpenStep, TemplateReader
 from instgenie.window import Window
+from instgenie_cache import CacheError
+
+
+@dataclass(frozen=True, slots=True)
+class TakenStep:
+    """A step that was taken.
+
+    Attributes:
+        stall_ms: of its time, waiting for records.
+        plan: None where it was not planned: no costs are known, or it could not be served with records.
+    """
+
+    step_ms: float
+    stall_ms: float
+    plan: StepPlan | None
 
 
 class RunningEdit(AbstractContextManager["RunningEdit"]):
@@ -25,6 +42,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     Attributes:
         timings: grows with every step.
+        taken: steps that were taken.
     """
 
     def __init__(
@@ -44,7 +62,9 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         self.timings = timings
         self._checkpoint, self._request, self._window, self._state = checkpoint, request, window, state
         self._template, self._reader, self._on_close = template, reader, on_close
+        self.taken: list[TakenStep] = []
         index = state.index
+        self._shapes = segment_shapes(state)
         timings.tokens_total = index.num_tokens
         timings.tokens_active = index.num_tokens if reader is None else index.num_active
 
@@ -75,15 +95,20 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     def advance(self) -> None:
         """Take one step: on the active tokens where the cache serves it, else densely."""
-        started = time.perf_counter()
-        if not (self._reader is not None and self._advance_cached(self._reader)):
+        started, timings = time.perf_counter(), self.timings
+        opened = None if self._reader is None else self._advance_cached(self._reader)
+        if opened is None:
             advance(self._checkpoint.forward, [self._state], [None])
-            self.timings.dense_steps += 1
+            timings.dense_steps += 1
             if self._reader is not None:
-                self.timings.cache = "partial"
+                timings.cache = "partial"
         elapsed_ms = 1000 * (time.perf_counter() - started)
-        self.timings.step_ms.append(elapsed_ms)
-        self.timings.denoise_ms += elapsed_ms
+        stall_ms, plan = (0.0, None) if opened is None else (opened.stall_ms, opened.plan)
+        self.taken.append(TakenStep(elapsed_ms, stall_ms, plan))
+        timings.step_ms.append(elapsed_ms)
+        timings.denoise_ms += elapsed_ms
+        timings.stall_ms += stall_ms
+        timings.full_blocks += 0 if plan is None else plan.full_prefix
 
     def preview(self) -> Image.Image:
         """The upload as the edit would leave it if the model's last velocity held to the end."""
@@ -108,17 +133,33 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
     ) -> None:
         self.close()
 
-    def _advance_cached(self, reader: TemplateReader) -> bool:
-        """Take a step with the template's records; False where they cannot serve it, and the state is as it was."""
-        context = reader.open(self._state.record_step, self._state.index.context_positions)
-        if context is None:
-            return False
-        before = replace(self._state)  # its tensors are replaced in a step, not written to
-        advance(self._checkpoint.forward, [self._state], [context])
-        if reader.finish():
-            return True
+    def _advance_cached(self, reader: TemplateReader) -> OpenStep | None:
+        """Take a step with the template's records; None where they cannot serve it, and the state is as it was."""
+        state, forward = self._state, self._checkpoint.forward
+        opened = reader.open(state.record_step, state.index.context_positions, self._shapes)
+        if opened is None:
+            return None
+        if self.step + 1 < self.steps:
+            reader.load_ahead(state.record_step + 1)
+        marks = marks_on(forward.device)
+
+        def on_block(block: int) -> None:
+            marks.add()
+            opened.computed(block)
+
+        before = replace(state)  # its tensors are replaced in a step, not written to
+        try:
+            marks.add()
+            advance(forward, [state], [opened.context], opened.full_blocks, on_block)
+            marks.add()
+        except CacheError as error:
+            self._state = before
+            reader.abandon(error)
+            return None
+        if reader.finish(self._shapes, marks.intervals_ms()):
+            return opened
         self._state = before
-        return False
+        return None
 
     def _picture(self, latents: Tensor) -> Image.Image:
         canvas = to_picture(self._checkpoint.codec.decode(latents[None], self._state.index.grid).cpu())

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from instgenie.codecs import CodecName
 from instgenie.conditioning import image_ids
+from instgenie.keyframe_recorder import KeyframeRecorder
+from instgenie.keyframes import Keyframes
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
 from instgenie.records import RecordForm, StepRecorder
@@ -30,6 +32,8 @@ class Template:
         prompt: the template prompt, empty by default: one record then serves both guidance branches.
         sigmas: noise levels of the full schedule.
         codec: of its records.
+        drift: a step is recorded only where K and V drifted by more than this, relatively, from the last one that was:
+            see `DriftMeter`. 0 records every step.
     """
 
     key: str
@@ -40,6 +44,7 @@ class Template:
     guidance: float | None
     sigmas: tuple[float, ...]
     codec: CodecName = "raw"
+    drift: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -67,10 +72,15 @@ def record_template(
     started = time.perf_counter()
     ids = image_ids(template.grid, model.device)
     with store.create(template.key, template.form(model).size(template.steps)) as writer:
+        drifting = KeyframeRecorder(writer, template.codec, template.drift) if template.drift else None
         for step, sigma in enumerate(template.sigmas[:-1]):
             check()
             latents = template.trajectory.at(sigma)
             tokens = latents if template.condition is None else torch.cat([latents, template.condition], dim=-1)
-            prompt, recorder = template.prompt, StepRecorder(writer, step, template.codec)
+            prompt, recorder = template.prompt, drifting or StepRecorder(writer, step, template.codec)
             model([Segment(tokens, ids, prompt.states, prompt.pooled, sigma, template.guidance, recorder=recorder)])
-        writer.commit(cost_ms=1000 * (time.perf_counter() - started))
+            if drifting is not None:
+                drifting.end_step(step)
+        keyframes = Keyframes.every(template.steps) if drifting is None else drifting.keyframes(template.steps)
+        cost_ms = 1000 * (time.perf_counter() - started)
+        writer.commit(cost_ms, steps=len(keyframes.kept), note=keyframes.note)

@@ -12,9 +12,16 @@ from types import TracebackType
 from torch import Tensor
 
 from instgenie.device_tier import DeviceReader
+from instgenie.keyframes import Keyframes
+from instgenie.lease_source import LeaseSource
 from instgenie.orders import ServingTier
+from instgenie.pipeline.cost import SegmentShape
+from instgenie.pipeline.loader import Loader, StepLoad
+from instgenie.pipeline.planner import StepPlan
+from instgenie.pipeline.step_planner import StepPlanner, StepSupply
+from instgenie.pipeline.step_source import Loaded, StepLostError
 from instgenie.records import ForeignRecordError, RecordForm, StepContext
-from instgenie_cache import CacheError, TemplateLease
+from instgenie_cache import CacheError, TemplateLease, TierName
 
 log = logging.getLogger(__name__)
 
@@ -22,40 +29,96 @@ log = logging.getLogger(__name__)
 _COPIED_BYTES_PER_MS = 20_000_000
 
 
-@dataclass(slots=True)
-class _Pending:
-    """The step that is being computed, and what it took to read it; None where it is on the device."""
+_STALLED_SHARE = 0.05  # of a step: waiting for so much of it says that loads set the pace
 
-    context: StepContext
-    read_ms: float | None
+
+@dataclass(slots=True, eq=False)
+class OpenStep:
+    """A step that is about to be computed.
+
+    Attributes:
+        context: of the edit; None where all blocks are computed on all tokens.
+        full_blocks: the full prefix.
+        plan: None where steps are not planned.
+        stall_ms: for how long the computation stood still: what it took until it could begin, and, once the step is
+            finished, waiting for records.
+    """
+
+    row: int
+    context: StepContext | None
+    full_blocks: int
+    plan: StepPlan | None
+    load: StepLoad | None  # None where nothing of it is loaded
+    is_by_blocks: bool
+    stall_ms: float
+
+    def computed(self, block: int) -> None:
+        """The computation of a block was launched."""
+        if self.load is not None:
+            self.load.computed(block)
 
 
 class TemplateReader(AbstractContextManager["TemplateReader"]):
     """Opens a template's steps one after the other; close it, or leave it as a context manager.
 
-    Nothing that a store does wrong is raised: the step is None then.
+    Nothing that a store does wrong is raised, but by the context of an open step.
 
     Attributes:
         is_lost: the store did not have a step. It drops what is broken by itself; and where somebody else dropped the
             template, another of its name may be there by now, which is none of this reader's business.
         is_foreign: its records are in good order, and not the model's: the store cannot know.
+        is_below: steps were read past the host tier, which therefore does not have them.
     """
 
-    def __init__(self, form: RecordForm, lease: TemplateLease | None, device: DeviceReader) -> None:
+    def __init__(
+        self,
+        form: RecordForm,
+        lease: TemplateLease | None,
+        device: DeviceReader,
+        loader: Loader,
+        planner: StepPlanner | None = None,
+        keyframes: Keyframes | None = None,
+    ) -> None:
         """Args:
         lease: the reader's from now on; None where the device has to do.
+        planner: None takes every record, however long that takes.
+        keyframes: of the template; None has records of every step.
         """
-        self.is_lost = self.is_foreign = False
+        self.is_lost = self.is_foreign = self.is_below = False
         self._form, self._lease, self._device = form, lease, device
-        self._pending: _Pending | None = None
+        self._loader, self._planner, self._keyframes = loader, planner, keyframes
+        self._tiers: list[TierName] = []
+        self._reads_blocks = False
+        self._fetched_whole: set[int] = set()  # rows that the store was told to bring
+        self._open: OpenStep | None = None
+        self._ahead: tuple[int, StepLoad] | None = None  # of the step that comes next, by its row
+        self._last_ready: float | None = None  # when the computation of the last step could begin
 
-    def prefetch(self, steps: Sequence[int]) -> None:
-        """Have these steps brought near."""
-        if self._lease is not None and steps:
-            try:
-                self._lease.prefetch(steps)
-            except CacheError as error:
-                log.warning("template %s cannot be fetched ahead: %s", self._device.template, error)
+    def row_of(self, step: int) -> int:
+        """The row of the template's records that serves a step."""
+        return step if self._keyframes is None else self._keyframes.row_of(step)
+
+    def prefetch(self, steps: Sequence[int], shapes: Sequence[SegmentShape]) -> None:
+        """Say which steps will be read, in this order.
+
+        Where bringing whole steps into the host tier takes no longer than computing them, that is done ahead; else
+        the blocks that a step needs are read, and no others.
+
+        Args:
+            shapes: the edit's segments.
+        """
+        rows = [row for row in dict.fromkeys(self.row_of(step) for step in steps) if not self._device.holds(row)]
+        lease = self._lease
+        if lease is None or not rows:
+            return
+        try:
+            self._tiers = list(lease.tiers())
+            self._choose_grain([self._tiers[row] for row in rows if row < len(self._tiers)], shapes)
+            if not self._reads_blocks:
+                self._fetched_whole.update(rows)
+                lease.prefetch(rows)
+        except CacheError as error:
+            log.warning("template %s cannot be fetched ahead: %s", self._device.template, error)
 
     def tier(self) -> ServingTier | None:
         """The coldest tier that a step comes from, as the lease says; None where it cannot say."""
@@ -64,60 +127,96 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         except CacheError:
             return None
 
-    def open(self, step: int, positions: Tensor) -> StepContext | None:
-        """The context of a step, None where it has to be computed densely. Then `finish` it.
+    def open(self, step: int, positions: Tensor, shapes: Sequence[SegmentShape] = ()) -> OpenStep | None:
+        """Begin a step, None where it has to be computed densely. Then `finish` or `abandon` it.
 
         Args:
             positions: [U] the edit's context tokens, on the model's device.
+            shapes: the edit's segments.
         """
-        payloads = self._device.use(step)
+        assert self._open is None
+        started, row, form = time.perf_counter(), self.row_of(step), self._form
+        load = self._take_ahead(row)
+        payloads = self._device.use(row)
         if payloads is not None:
-            self._pending = _Pending(StepContext(payloads, self._form, positions), None)
-            return self._pending.context
-        lease = self._lease
-        if lease is None:
+            if load is not None:
+                load.release()
+            plan = self._plan(shapes, StepSupply((None,) * form.blocks, form.record_bytes, 0, {}, 0))
+            return self._opened(row, plan, StepContext(payloads, form, positions), None, started)
+        if self._lease is None:
             return None
-        started = time.perf_counter()
-        try:
-            context = StepContext.open(lease, step, self._form, positions)
-        except CacheError as error:
-            log.warning("step %d of template %s is computed densely: %s", step, self._device.template, error)
-            self.is_foreign |= isinstance(error, ForeignRecordError) and self._is_leased()
+        plan = self._plan(shapes, self._supply(row, load))
+        blocks = range(0 if plan is None else plan.full_prefix, form.blocks)
+        if load is None and not blocks:
+            return self._opened(row, plan, None, None, started)
+        if load is None:
+            load = self._load(row, blocks)
+        load.begin(blocks)
+        if (error := load.error) is not None:  # at once, where nothing has to be waited for
+            load.release()
+            self._note(error, step)
             return None
-        if context is None:
-            log.warning("step %d of template %s is computed densely: it is lost", step, self._device.template)
-            self.is_lost = True
-            return None
-        self._pending = _Pending(context, 1000 * (time.perf_counter() - started))
-        context.keep = self._device.reserve(step, self._form.step_bytes)
-        return context
+        context = StepContext(load, form, positions, owns=not load.is_direct) if blocks else None
+        if context is not None:
+            context.keep = blocks.start == 0 and self._device.reserve(row, form.step_bytes)
+        return self._opened(row, plan, context, load, started)
 
-    def finish(self) -> bool:
+    def load_ahead(self, step: int) -> None:
+        """Begin to load the step that comes after the open one, as far as the loader's buffers go."""
+        opened, row = self._open, self.row_of(step)
+        if opened is None or self._lease is None or self._is_direct(row) or self._device.holds(row):
+            return
+        blocks = range(opened.full_blocks, self._form.blocks)
+        if blocks:
+            self._ahead = row, self._load(row, blocks, is_ahead=True)
+
+    def finish(self, shapes: Sequence[SegmentShape] = (), part_ms: Sequence[float] = ()) -> bool:
         """End the step that was opened: whether all that its context gave was the template's.
 
         False where the lease was lost meanwhile: the memory may have been used for something else.
+
+        Args:
+            part_ms: what each block took, waiting included, and then the head; none is not known.
         """
-        pending, self._pending = self._pending, None
-        assert pending is not None
-        context, read_ms = pending.context, pending.read_ms
-        if read_ms is not None:
-            context.wait()  # what a device has yet to read may change, once the lease is lost or asked for another step
-            if not self._is_leased():
-                self._device.done()
-                log.warning("the lease of template %s was lost during a step", self._device.template)
-                return False
-            if context.keep and len(context.brought) == self._form.blocks:
-                payloads = [context.brought[block] for block in range(self._form.blocks)]
-                self._device.fill(payloads, read_ms + self._form.step_bytes / _COPIED_BYTES_PER_MS)
+        opened = self._open
+        assert opened is not None
+        load, context = opened.load, opened.context
+        stalls_ms: dict[int, float] = {}
+        try:
+            if load is not None:
+                stalls_ms = load.stalls_ms()  # what a device has yet to read may change, once the lease is lost
+                if not self._is_leased():
+                    log.warning("the lease of template %s was lost during a step", self._device.template)
+                    return False
+                if context is not None and context.keep and len(context.brought) == self._form.blocks:
+                    payloads = [context.brought[block] for block in range(self._form.blocks)]
+                    self._device.fill(payloads, load.read_ms + self._form.step_bytes / _COPIED_BYTES_PER_MS)
+            opened.stall_ms += sum(stalls_ms.values())
+            self._learn(opened, shapes, part_ms, stalls_ms)
+            return True
+        finally:
+            self.abandon()
+
+    def abandon(self, error: CacheError | None = None) -> None:
+        """End the step that was opened, if one is: it is not computed, or is already.
+
+        Args:
+            error: why it could not be computed to its end.
+        """
+        opened, self._open = self._open, None
+        if opened is not None:
+            if opened.load is not None:
+                opened.load.release()
+            if error is not None:
+                self._note(error, opened.row)
         self._device.done()
-        return True
 
     def close(self) -> None:
         """Give the lease back. A second time it does nothing."""
-        pending, self._pending = self._pending, None
         try:
-            if pending is not None:  # the step failed half-way: copies may be under way
-                pending.context.wait()
+            self.abandon()
+            if (load := self._take_ahead(None)) is not None:
+                load.release()
         finally:
             self._device.close()
             self._release()
@@ -126,6 +225,96 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    # Planning.
+
+    def _choose_grain(self, tiers: Sequence[TierName], shapes: Sequence[SegmentShape]) -> None:
+        """Whether to read whole steps, which the host tier then has for others, or blocks alone."""
+        below = next((tier for tier in tiers if tier != "host"), None)
+        if below is not None and self._planner is not None:
+            self._reads_blocks = not self._planner.loads_hide(shapes, below, self._form.step_bytes)
+
+    def _plan(self, shapes: Sequence[SegmentShape], supply: StepSupply) -> StepPlan | None:
+        return None if self._planner is None else self._planner.plan(shapes, supply)
+
+    def _supply(self, row: int, load: StepLoad | None) -> StepSupply:
+        form, tier = self._form, self._tier_of(row)
+        needed = None if self._is_direct(row) and tier == "host" else tier
+        tiers = [None if load is not None and load.is_there(block) else needed for block in range(form.blocks)]
+        buffer_bytes = 0 if needed is None else form.record_bytes
+        queued = self._loader.queued_bytes(besides=load)
+        room = self._loader.budget_bytes - self._loader.held_bytes + (0 if load is None else load.held_bytes)
+        return StepSupply(tiers, form.record_bytes, buffer_bytes, {tier: queued} if queued else {}, max(0, room))
+
+    def _learn(
+        self, opened: OpenStep, shapes: Sequence[SegmentShape], part_ms: Sequence[float], stalls_ms: dict[int, float]
+    ) -> None:
+        planner, plan = self._planner, opened.plan
+        if planner is None or plan is None:
+            return
+        if len(part_ms) == self._form.blocks + 1:
+            planner.observe(shapes, plan, part_ms, stalls_ms)
+        tier = self._tier_of(opened.row)
+        if opened.load is not None and not opened.is_by_blocks and tier != "host":
+            # Whole steps are read ahead by the store: how long one takes shows where they set the pace.
+            stall_ms, since = opened.stall_ms, self._last_ready
+            elapsed_ms = stall_ms if since is None else 1000 * (time.perf_counter() - since)
+            if stall_ms > _STALLED_SHARE * (stall_ms + sum(part_ms)):
+                planner.observe_load(Loaded(tier, self._form.step_bytes, elapsed_ms))
+                self._choose_grain([tier], shapes)
+                if self._reads_blocks and self._lease is not None:
+                    self._lease.prefetch([])
+            self._tiers[opened.row] = "host"
+        self._last_ready = time.perf_counter()
+
+    # Loading.
+
+    def _load(self, row: int, blocks: range, *, is_ahead: bool = False) -> StepLoad:
+        assert self._lease is not None
+        form, tier = self._form, self._tier_of(row)
+        by_blocks = self._reads_blocks and tier != "host"
+        self.is_below |= by_blocks
+        is_timed = by_blocks and row not in self._fetched_whole
+        source = LeaseSource(self._lease, row, form, tier, by_blocks=by_blocks, is_timed=is_timed or tier == "host")
+        is_direct = self._is_direct(row)
+        return self._loader.load(
+            (id(self), row),
+            source,
+            blocks,
+            form.record_bytes,
+            0 if is_direct else form.record_bytes,
+            is_ahead=is_ahead,
+            is_direct=is_direct,
+        )
+
+    def _take_ahead(self, row: int | None) -> StepLoad | None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] == row:
+            return None if ahead is None else ahead[1]
+        ahead[1].release()
+        return None
+
+    def _tier_of(self, row: int) -> TierName:
+        return self._tiers[row] if row < len(self._tiers) else "host"
+
+    def _is_direct(self, row: int) -> bool:
+        """Whether the step is computed with where the store has it, once that brought all of it into memory."""
+        return self._loader.copies.is_in_place and not (self._reads_blocks and self._tier_of(row) != "host")
+
+    def _opened(
+        self, row: int, plan: StepPlan | None, context: StepContext | None, load: StepLoad | None, started: float
+    ) -> OpenStep:
+        full_blocks = 0 if plan is None else plan.full_prefix
+        stall_ms = 1000 * (time.perf_counter() - started) if load is not None else 0.0
+        by_blocks = self._reads_blocks and self._tier_of(row) != "host"
+        self._open = OpenStep(row, context, full_blocks, plan, load, by_blocks, stall_ms)
+        return self._open
+
+    def _note(self, error: CacheError, step: int) -> None:
+        log.warning("step %d of template %s is computed densely: %s", step, self._device.template, error)
+        if isinstance(error, StepLostError):
+            self.is_lost = True
+        self.is_foreign |= isinstance(error, ForeignRecordError) and self._is_leased()
 
     def _release(self) -> None:
         lease, self._lease = self._lease, None

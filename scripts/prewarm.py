@@ -6,8 +6,10 @@ A line of a manifest is `{"image": "photo.png"}`, its path relative to the manif
 ([[left, top, right, bottom], ...]), `max_windows`, `steps`, `guidance`, `template_prompt`, `template_seed` and `pin`.
 
 The state file has a line for each picture that was recorded, under a digest of its content and settings: a picture that
-was moved is not done again, one that was changed is. Records live in the server's memory: what it has no more, as after
-a restart or where they were evicted, is recorded anew. The exit code is 1 if some pictures could not be used.
+was moved is not sent again, one that was changed is. So is a picture that the server does not list as recorded: because
+its records were evicted, which makes them anew, or because the server was started anew, which empties its list. The
+cache keeps the records: where they are still there, the server only looks them up. The exit code is 1 if some pictures
+could not be used.
 """
 
 from __future__ import annotations

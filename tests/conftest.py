@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from instgenie.idle_threads import let_idle_threads_sleep
+
+let_idle_threads_sleep()  # before torch is imported anywhere
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", default=os.environ.get("CI") == "true", help="run slow tests too")

@@ -49,8 +49,12 @@ def serve(
     ] = None,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="The least that is told.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, of those that --show lists; repeatable."),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print all settings and what they mean, as a file for --config, and end.")
+    ] = False,
 ) -> None:
     """Keep records of templates in memory and on disk for all processes of this machine, until SIGTERM or Ctrl-C."""
     try:
@@ -66,28 +70,34 @@ def serve(
             "log_level": log_level,
         }
         flags |= {name: value for name, value in named.items() if value is not None}
-        _run(config, flags)
+        _run(config, flags, show)
     except CacheError as error:
         message = str(error)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
-        message = f"the cache service needs {package}, which is not installed: pip install 'instgenie[server]'"
+        needs = f"the cache service needs {package}, which is not installed"
+        message = f"{needs}: pip install -e '.[server]' in the repository"
     else:
         return
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(2)
 
 
-def _run(config: Path | None, flags: dict[str, object]) -> None:
+def _run(config: Path | None, flags: dict[str, object], show: bool) -> None:
+    from instgenie_cache.service.service_settings_report import settings_toml
+    from instgenie_cache.service.service_settings_sources import load_settings
+
+    settings = load_settings(config, flags)
+    if show:
+        typer.echo(settings_toml(settings), nl=False)
+        return
     import uvloop
 
     from instgenie_cache.service.service_logs import configure_logging
     from instgenie_cache.service.service_process import run_service
-    from instgenie_cache.service.service_settings_sources import load_settings
 
-    settings = load_settings(config, flags)
     configure_logging(settings.log_level, settings.log_format)
     uvloop.run(run_service(settings, _tell))
 

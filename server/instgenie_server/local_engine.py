@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from instgenie.orders import Replica
+from instgenie_cache.default_folder import default_folder
 from instgenie_server.record_cache.store import open_record_store
 from instgenie_server.settings import CacheSettings, EngineSettings
 
@@ -54,5 +55,13 @@ def _replica(checkpoint: Checkpoint, store: RecordStore, cache: CacheSettings) -
     from instgenie.editor import Editor
     from instgenie.local_replica import LocalReplica
 
-    editor = Editor(checkpoint, store, codec=cache.codec, device_cache_bytes=cache.device_bytes, eviction=cache.policy)
-    return LocalReplica(editor, str(checkpoint.forward.device))
+    editor = Editor(
+        checkpoint,
+        store,
+        codec=cache.codec,
+        drift=cache.drift,
+        device_cache_bytes=cache.device_bytes,
+        eviction=cache.policy,
+    )
+    costs_folder = default_folder().expanduser().parent / "costs"
+    return LocalReplica(editor, str(checkpoint.forward.device), costs_folder, plans=cache.plan == "auto")

@@ -66,7 +66,9 @@ class EngineSettings(_Group):
         default=None, description="Model folder in the diffusers format; none is the embedded model."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto measures which is faster.")
-    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; none is one per core.")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads; none is automatic: one per core."
+    )
 
 
 def _cache_service(service: str | None, info: ValidationInfo) -> str | None:
@@ -100,19 +102,35 @@ class CacheSettings(_Group):
         "tcp://host:port: that one. none: this process's memory alone.",
     )
     host_bytes: int | None = Field(
-        default=None, ge=0, description="Memory for records; none is half of what is free once the model is loaded."
+        default=None,
+        ge=0,
+        description="Memory for records; none is automatic: half of what is free once the model is loaded.",
     )
     disk_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="Disk for records, 0 for none; none is 32 GB, at most a quarter of what is free, but no less than "
-        "there is already.",
+        description="Disk for records, 0 keeps nothing there; none is automatic: 32 GB, at most a quarter of what is "
+        "free, but no less than there is already.",
     )
     device_bytes: int | None = Field(
-        default=None, ge=0, description="Device memory for records; none is a share of a GPU's free memory."
+        default=None,
+        ge=0,
+        description="Device memory for records; none is automatic: a share of a GPU's free memory, 0 on a CPU.",
     )
     codec: Literal["raw", "int8", "fp8"] = Field(
         default="raw", description="raw keeps what the model computes; int8 and fp8 take half the room of bfloat16."
+    )
+    drift: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="A step is recorded only where it drifted by more than this, relatively, from the last one that "
+        "was, which serves it else; 0 records every step.",
+    )
+    plan: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto computes blocks on all tokens where waiting for their records would take longer, by costs "
+        "that are measured at the start; off always waits.",
     )
     policy: PolicyName = Field(
         default="gdsf", description="What goes first: gdsf weighs cost and popularity by size; lru, lfu."
@@ -158,7 +176,9 @@ class RetentionSettings(_Group):
 class AuthSettings(_Group):
     """Who may call."""
 
-    required: bool | None = Field(default=None, description="none: only where the server is bound beyond loopback.")
+    required: bool | None = Field(
+        default=None, description="none is automatic: where the server is bound beyond loopback."
+    )
     failures_per_minute: int = Field(
         default=30, ge=1, description="Wrong keys that one address may try; beyond it only keys known as right pass."
     )
@@ -190,7 +210,8 @@ class Settings(_Group):
         default=Path("~/.local/share/instgenie"), description="Jobs, pictures and keys are kept here."
     )
     public_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
-        default=None, description="How clients reach the server, for addresses in its replies."
+        default=None,
+        description="How clients reach the server, for addresses in its replies; none is automatic: as they did.",
     )
     engine: EngineSettings = EngineSettings()
     cache: CacheSettings = Field(default_factory=CacheSettings)  # at each start: its folder follows the environment

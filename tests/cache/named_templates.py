@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from instgenie_cache import Record, RecordKey, RecordStore, TemplateSize
 from tests.cache.templates import payload
@@ -26,14 +27,14 @@ def record_of(template: str, step: int, block: int) -> Record:
     return Record("raw", "uint8", (len(data),), memoryview(data))
 
 
-def write(store: RecordStore, template: str, cost_ms: float = 1.0) -> None:
-    """Write and commit a template."""
+def write(store: RecordStore, template: str, cost_ms: float = 1.0, *, spare_steps: int = 0) -> None:
+    """Write and commit a template; so many steps more are announced than it has in the end."""
     size = size_of(template)
-    with store.create(template, size) as writer:
+    with store.create(template, replace(size, steps=size.steps + spare_steps)) as writer:
         for step in range(size.steps):
             for block in range(size.blocks):
                 writer.put(step, block, record_of(template, step, block))
-        writer.commit(cost_ms)
+        writer.commit(cost_ms, steps=size.steps, note=template.encode())
 
 
 def reads_back(store: RecordStore, template: str) -> bool:
@@ -43,6 +44,7 @@ def reads_back(store: RecordStore, template: str) -> bool:
     if lease is None:
         return False
     with lease:
+        assert lease.note == template.encode()
         for step in range(size.steps):
             records = lease.step(step)
             if records is None:

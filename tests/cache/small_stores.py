@@ -12,6 +12,7 @@ from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.records.record import RecordKey, decode_record
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.stores.observer import StoreObserver
+from instgenie_cache.stores.replicator import ReplicatorTimes
 from instgenie_cache.stores.tiered_store import TieredStore
 from instgenie_cache.tiers.arena import Arena
 from instgenie_cache.tiers.host_tier import HostTier
@@ -69,11 +70,15 @@ class FakeTier:
 
     Attributes:
         broken: a `CacheError` that every call raises, or None.
+        fault: why nothing outlives the next start, or None; writes are taken all the same.
         full_after: steps that are taken before the disk is full.
         gate, delete_gate: writes and deletions wait until they are set.
         undeletable, undeletable_names: deletions fail, of all or of these.
         read_limit: reads that succeed before others fail.
         writes: steps of every `write_steps`, in order.
+        reads: steps that were read, or some blocks of them.
+        deletions: templates that were to be deleted, whatever became of it.
+        read_blocks: which blocks that were, None for all.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class FakeTier:
         self.records: dict[RecordKey, bytes] = {} if content is None else content.records
         self.committed: dict[str, Manifest] = {} if content is None else content.committed
         self.broken: CacheError | None = None
+        self.fault: str | None = None
         self.full_after: int | None = None
         self.gate = threading.Event()
         self.delete_gate = threading.Event()
@@ -100,6 +106,8 @@ class FakeTier:
         self.read_limit: int | None = None
         self.writes: list[list[int]] = []
         self.reads: list[tuple[str, int]] = []
+        self.read_blocks: list[range | None] = []
+        self.deletions: list[str] = []
         self.is_closed = False
         self._lock = threading.Lock()
 
@@ -108,7 +116,7 @@ class FakeTier:
         with self._lock:
             return sum(len(data) for data in self.records.values())
 
-    def footprint_bytes(self, size: TemplateSize) -> int:
+    def footprint_bytes(self, size: TemplateSize, note_bytes: int = 0) -> int:
         return size.records * size.stored_record_bytes
 
     def manifests(self) -> Iterable[Manifest]:
@@ -144,25 +152,27 @@ class FakeTier:
         assert keys <= self.records.keys(), "a manifest without its records"
         self.committed[manifest.template] = manifest
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         self._check()
         if self.read_limit is not None:
             self.read_limit = max(-1, self.read_limit - 1)
             if self.read_limit < 0:
                 raise CacheError("cannot be read")
         self.reads.append((template, step))
-        for block in range(size.blocks):
+        self.read_blocks.append(blocks)
+        for place, block in enumerate(blocks or range(size.blocks)):
             key = RecordKey(template, step, block)
             with self._lock:
                 data = self.records.get(key)
             if data is None:
                 return False
-            slab.write(size.offset(block), data)
-            decode_record(slab.read(size.offset(block), size.stored_record_bytes), key)
+            slab.write(size.offset(place), data)
+            decode_record(slab.read(size.offset(place), size.stored_record_bytes), key)
         return True
 
     def delete(self, template: str) -> None:
         assert self.delete_gate.wait(10)
+        self.deletions.append(template)
         self._check()
         if self.undeletable or template in self.undeletable_names:
             raise CacheError("cannot be deleted")
@@ -190,8 +200,12 @@ class FakeTier:
 
 
 def tiered_store(
-    *cold: ColdTier, pages: int = 16, policy: PolicyName = "lru", observer: StoreObserver | None = None
+    *cold: ColdTier,
+    pages: int = 16,
+    policy: PolicyName = "lru",
+    observer: StoreObserver | None = None,
+    times: ReplicatorTimes | None = None,
 ) -> TieredStore:
     """A store with an arena of so many pages of 4 KiB; `cold` are the tiers below."""
     host = HostTier(Arena.create(pages * PAGE_BYTES, PAGE_BYTES), make_policy(policy))
-    return TieredStore(host, cold, make_policy(policy), observer)
+    return TieredStore(host, cold, make_policy(policy), observer, times)

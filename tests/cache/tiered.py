@@ -32,6 +32,7 @@ class Counts(NoObserver):
 
     def __init__(self) -> None:
         self.of: Counter[str] = Counter()
+        self.loaded_bytes = 0
 
     def hit(self, tier: TierName) -> None:
         self.of[f"hit {tier}"] += 1
@@ -41,6 +42,7 @@ class Counts(NoObserver):
 
     def loaded(self, tier: TierName, num_bytes: int, seconds: float) -> None:
         self.of[f"loaded {tier}"] += 1
+        self.loaded_bytes += num_bytes
 
     def evicted(self, tier: TierName, items: int) -> None:
         self.of[f"evicted {tier}"] += items
@@ -60,10 +62,10 @@ class SlowTier(FakeTier):
         self.is_reading, self.may_read = threading.Event(), threading.Event()
         self.may_read.set()
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         self.is_reading.set()
         assert self.may_read.wait(10)
-        return super().read_step(template, size, step, slab)
+        return super().read_step(template, size, step, slab, blocks)
 
 
 @contextmanager

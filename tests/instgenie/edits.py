@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Self
 
@@ -54,8 +54,8 @@ class WatchedForward(FluxForward):
         super().__init__(forward.transformer)
         self.calls: list[tuple[list[Segment], list[Tensor]]] = []
 
-    def __call__(self, segments: Sequence[Segment]) -> list[Tensor]:
-        velocities = super().__call__(segments)
+    def __call__(self, segments: Sequence[Segment], on_block: Callable[[int], None] = lambda _: None) -> list[Tensor]:
+        velocities = super().__call__(segments, on_block)
         self.calls.append((list(segments), list(velocities)))
         return velocities
 
@@ -105,6 +105,10 @@ class TappedLease:
         return self._lease.tier
 
     @property
+    def note(self) -> bytes:
+        return self._lease.note
+
+    @property
     def is_valid(self) -> bool:
         return self._lease.is_valid
 
@@ -114,6 +118,13 @@ class TappedLease:
     def step(self, step: int) -> Sequence[Record] | None:
         self._store.reads.append(step)
         return self._store.read(self._template, step, self._lease.step(step))
+
+    def blocks(self, step: int, first: int, stop: int) -> Sequence[Record] | None:
+        records = self.step(step)
+        return None if records is None else records[first:stop]
+
+    def tiers(self) -> Sequence[TierName]:
+        return self._lease.tiers()
 
     def release(self) -> None:
         self._lease.release()

@@ -7,7 +7,7 @@ import gc
 import io
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -382,11 +382,11 @@ class GatedForward(WatchedForward):
         self.gate_at = gate_at
         self.reached, self.go = threading.Event(), threading.Event()
 
-    def __call__(self, segments: Sequence[Segment]) -> list[Tensor]:
+    def __call__(self, segments: Sequence[Segment], on_block: Callable[[int], None] = lambda _: None) -> list[Tensor]:
         if len(self.calls) == self.gate_at:
             self.reached.set()
             assert self.go.wait(10)
-        return super().__call__(segments)
+        return super().__call__(segments, on_block)
 
 
 @pytest.mark.parametrize("work", ["edit", "record", "warm"])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 
+from instgenie.codecs import CODEC_NAMES, CodecName
 from instgenie.conditioning import image_ids
 from instgenie.errors import ShapeError
-from instgenie.models.segment import Segment
+from instgenie.keyframes import Keyframes
+from instgenie.models.segment import KeyValue, Segment
 from instgenie.records import StepRecorder, from_record
 from instgenie.template import record_template
 from instgenie_cache import MemoryStore, Record, StoreFullError
@@ -62,6 +67,74 @@ def records_of(store: MemoryStore, template: str, step: int) -> Sequence[Record]
     records = lease.step(step)
     assert records is not None
     return records
+
+
+@pytest.mark.parametrize("codec", CODEC_NAMES)
+def test_only_steps_that_drifted_are_recorded(codec: CodecName) -> None:
+    forward, every, some = tiny_forward(), MemoryStore(1 << 20), MemoryStore(1 << 20)
+    template = replace(random_template((4, 4), 12, 1, fill=False, guidance=None), codec=codec)
+    record_template(forward, template, every)
+    record_template(forward, replace(template, drift=0.3), some)
+    lease = some.lease(template.key)
+    assert lease is not None
+    keyframes = Keyframes.read(lease.note, 12)
+    assert 2 < len(keyframes.kept) < 9
+    for row, step in enumerate(keyframes.kept):
+        assert list(records_of(some, template.key, row)) == list(records_of(every, template.key, step))
+    assert lease.step(len(keyframes.kept)) is None
+    size = template.form(forward).size(len(keyframes.kept))
+    assert some.num_bytes(template.key) == some.stats().used_bytes == size.num_bytes
+
+
+def test_steps_are_kept_where_they_are_far_from_the_last_kept_one() -> None:
+    forward, every, limit = tiny_forward(), MemoryStore(1 << 20), 0.2
+    template = random_template((4, 4), 12, 1, fill=False, guidance=None)
+    record_template(forward, template, every)
+    form = template.form(forward)
+    steps = [[from_record(r, form, CPU) for r in records_of(every, template.key, step)] for step in range(12)]
+    kept = [0]
+    for step in range(1, 12):
+        if mean_distance(steps[step], steps[kept[-1]]) > limit:
+            kept.append(step)
+    some = MemoryStore(1 << 20)
+    record_template(forward, replace(template, drift=limit), some)
+    lease = some.lease(template.key)
+    assert lease is not None
+    assert Keyframes.read(lease.note, 12).kept == tuple(kept)
+    assert 2 < len(kept) < 12
+
+
+def mean_distance(step: Sequence[KeyValue], kept: Sequence[KeyValue]) -> float:
+    """Over the blocks: of K and V, relative to those that were kept, the root mean square of the two."""
+    of_blocks = []
+    for ours, theirs in zip(step, kept, strict=True):
+        of_both = [float((a - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True)]
+        of_blocks.append(math.hypot(*of_both) / math.sqrt(2))
+    return fmean(of_blocks)
+
+
+def test_without_drift_nothing_is_noted() -> None:
+    forward, store = tiny_forward(), MemoryStore(1 << 20)
+    template = random_template((3, 2), 2, 1, fill=False, guidance=None)
+    record_template(forward, template, store)
+    lease = store.lease(template.key)
+    assert lease is not None
+    assert lease.note == b""
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.3])
+def test_lane_that_is_given_up_leaves_nothing(drift: float) -> None:
+    forward, store, checks = tiny_forward(), MemoryStore(1 << 20), iter([False, False, True])
+    template = replace(random_template((3, 2), STEPS, 1, fill=False, guidance=None), drift=drift)
+
+    def check() -> None:
+        if next(checks):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        record_template(forward, template, store, check)
+    assert store.stats().used_bytes == 0
+    assert not store.holds(template.key)
 
 
 def test_steps_differ() -> None:

@@ -49,6 +49,7 @@ all_settings = model(
         secret=st.none() | text.map(lambda value: value + SECRET),
         host_bytes=st.none() | st.integers(0, 2**70),
         codec=st.sampled_from(["raw", "fp8"]),
+        drift=st.floats(0, 0.9),
     ),
     limits=model(
         LimitSettings,

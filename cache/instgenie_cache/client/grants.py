@@ -23,23 +23,22 @@ Key = TypeVar("Key")
 
 @dataclass(slots=True)
 class _Claim:
-    """On something that one has once, however often it is asked for: a mapped step, or a pin.
+    """On something that the connection has once, however often it is asked for: a mapped step, or a pin.
 
     Attributes:
-        asked: number of the last request for it.
-        held: number of the first one that got it.
+        first: number of the request that began it; what was asked before has nothing to do with it.
+        asked: requests that are not answered.
+        held: those that got it, and whose answers were taken, as far as is known.
     """
 
-    asked: int
-    held: int | None = None
+    first: int
+    asked: int = 0
+    held: int = 0
 
-    def is_given_up_by(self, number: int) -> bool:
-        """Nobody takes a request's answer: whether nobody else has it, or asked later, and would lose it."""
-        if self.asked == number and self.held in (None, number):
-            return True
-        if self.held == number:  # it is now up to the later one
-            self.held = None
-        return False
+    @property
+    def is_void(self) -> bool:
+        """Whether nobody has it, or may get it."""
+        return self.asked == 0 and self.held == 0
 
 
 class Grants:
@@ -86,26 +85,32 @@ class Grants:
             case FetchReply(pieces=list()) if isinstance(request, Fetch):
                 claim = self._steps.get(request.lease, {}).get(request.step)
                 # Released since: maybe before the service had it, so once more.
-                is_ours = claim is None or claim.is_given_up_by(number)
+                is_ours = claim is None or _give_up(claim, number)
                 return Release(lease=request.lease, step=request.step) if is_ours else None
             case PinReply(held=True) if isinstance(request, Pin) and request.pinned:
                 claim = self._pins.get(request.template)
-                is_ours = claim is not None and claim.is_given_up_by(number)
+                is_ours = claim is not None and _give_up(claim, number)
                 return Pin(template=request.template, pinned=False) if is_ours else None
         return None
 
 
 def _ask(claims: dict[Key, _Claim], key: Key, number: int) -> None:
-    claim = claims.setdefault(key, _Claim(number))
-    claim.asked = number
+    claims.setdefault(key, _Claim(number)).asked += 1
 
 
 def _answer(claims: dict[Key, _Claim], key: Key, number: int, *, is_held: bool) -> None:
     claim = claims.get(key)
-    if claim is None:
+    if claim is None or number < claim.first:
         return
-    if is_held:
-        if claim.held is None:
-            claim.held = number
-    elif claim.asked == number and claim.held is None:
+    claim.asked -= 1
+    claim.held += is_held
+    if claim.is_void:
         del claims[key]
+
+
+def _give_up(claim: _Claim, number: int) -> bool:
+    """Nobody takes the answer of a request that got something: whether nobody else has it, or may get it."""
+    if number < claim.first:
+        return False
+    claim.held -= 1
+    return claim.is_void

@@ -72,8 +72,22 @@ class Call:
 
         link.run_soon(begin)
 
-    def result(self, deadline_seconds: float) -> Answer:
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer is there, or none will come."""
+        return self._answer.done()
+
+    @property
+    def error(self) -> CacheError | None:
+        """What went wrong, as far as it is known by now."""
+        answer = self._answer.result() if self._answer.done() else None
+        return answer if isinstance(answer, CacheError) else None
+
+    def result(self, deadline_seconds: float, *, is_kept: bool = False) -> Answer:
         """Wait for the answer, if the service is not known to be silent.
+
+        Args:
+            is_kept: an answer that comes too late is looked at later.
 
         Raises:
             ServiceError: none came in time, or the connection ended.
@@ -83,7 +97,8 @@ class Call:
         try:
             answer = self._answer.result(0 if self._client.is_silent else deadline_seconds)
         except FutureTimeoutError as error:
-            self.forget()
+            if not is_kept:
+                self.forget()
             self._link.doubt(self._client, began)
             raise ServiceError(f"no answer to {self._request.op} within {deadline_seconds} s") from error
         except BaseException:  # as an interrupt from the keyboard

@@ -12,7 +12,7 @@ from typing import Any, Self, cast, get_args
 
 from instgenie_cache.client.cache_client import NO_LEASE, CacheClient
 from instgenie_cache.client.service_lease import ServiceLease
-from instgenie_cache.client.service_link import Dial, LinkSettings, Purpose, ServiceLink
+from instgenie_cache.client.service_link import Call, Dial, LinkSettings, Purpose, ServiceLink
 from instgenie_cache.client.service_writer import ServiceWriter
 from instgenie_cache.errors import CacheError, ProtocolError, ServiceError
 from instgenie_cache.records.template_size import TemplateSize
@@ -32,6 +32,7 @@ from instgenie_cache.wire.messages import (
     Metrics,
     Pin,
     PinReply,
+    Prefetch,
     Release,
     Request,
     Stat,
@@ -66,6 +67,7 @@ class ServiceStore:
         self._pins: dict[str, object] = {}  # with what tells one pin of a template from a later one
         self._misses_unreachable = self._leases_unreachable = 0
         self._unflushed: dict[CacheClient, int] = {}  # commits, by the connection that they were made on
+        self._flushes: list[Call] = []  # that are not answered, whether or not somebody waits
         self._link = ServiceLink(dial, settings, self._pin_again)
 
     @classmethod
@@ -163,7 +165,8 @@ class ServiceStore:
             self._link.tell(client, Release(lease=reply.lease))
             raise ProtocolError(f"the service knows no tier {reply.tier[:40]!r}")
         size = TemplateSize(reply.steps, reply.blocks, reply.record_bytes)
-        return ServiceLease(self._link, client, reply.lease, template, size, cast("TierName", reply.tier))
+        tier = cast("TierName", reply.tier)
+        return ServiceLease(self._link, client, reply.lease, template, size, tier, reply.note)
 
     def holds(self, template: str) -> bool:
         """See `RecordStore`."""
@@ -173,6 +176,14 @@ class ServiceStore:
         """See `RecordStore`."""
         reply: StatReply | None = self._reach(Stat(template=template))
         return None if reply is None or not reply.templates else reply.used_bytes
+
+    def prefetch(self, template: str) -> None:
+        """See `RecordStore`."""
+        client = self._link.client
+        if client is None:
+            self._count_miss()
+        else:
+            self._link.tell(client, Prefetch(template=template))
 
     def delete(self, template: str) -> None:
         """See `RecordStore`. Where the service cannot be reached it is not deleted, which is logged."""
@@ -202,7 +213,7 @@ class ServiceStore:
         self._reach(Pin(template=template, pinned=False))
 
     def flush(self) -> None:
-        """See `RecordStore`.
+        """See `RecordStore`. What went wrong with an earlier one, after its deadline, is told too.
 
         Raises:
             ServiceError: it is not known whether what was committed is durable.
@@ -214,13 +225,28 @@ class ServiceStore:
         if self._link.client is None:
             raise ServiceError("no connection to the cache service: what was committed may not be durable")
         client = self._link.writing_client()
-        self._link.ask(client, Flush(), self._link.settings.flush_seconds)
+        failed = self._flush(client)
         with self._lock:
             for connection, number in commits.items():
                 if self._unflushed.get(connection) == number:  # else there were more meanwhile
                     del self._unflushed[connection]
+        if failed is not None:
+            raise failed
         if commits.keys() != {client}:
             raise ServiceError("the connection was made anew: what was committed before may not be durable")
+
+    def _flush(self, client: CacheClient) -> CacheError | None:
+        """What was said since to flushes that nobody waits for any more."""
+        call = self._link.start(client, Flush())
+        with self._lock:
+            self._flushes.append(call)
+        try:
+            call.result(self._link.settings.flush_seconds, is_kept=True)
+        finally:
+            with self._lock:
+                answered = [asked for asked in self._flushes if asked.is_answered]
+                self._flushes = [asked for asked in self._flushes if asked not in answered]
+        return next((asked.error for asked in answered if asked.error is not None), None)
 
     def close(self) -> None:
         """See `RecordStore`."""

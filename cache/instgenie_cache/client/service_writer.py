@@ -13,6 +13,7 @@ from types import TracebackType
 from instgenie_cache.client.cache_client import Answer, CacheClient
 from instgenie_cache.client.service_link import ServiceLink
 from instgenie_cache.errors import CacheError, ServiceError
+from instgenie_cache.records.manifest import check_note
 from instgenie_cache.records.record import Record, RecordKey, encode_header
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.wire.messages import Abort, Commit, Put
@@ -55,17 +56,20 @@ class ServiceWriter(AbstractContextManager["ServiceWriter"]):
             header = encode_header(RecordKey(self._template, step, block), record)
             self._send(Put(writer=self._writer, step=step, block=block), header, record.payload)
 
-    def commit(self, cost_ms: float = 0.0) -> None:
+    def commit(self, cost_ms: float = 0.0, *, steps: int | None = None, note: bytes = b"") -> None:
         """See `TemplateWriter`."""
         self._check()
         with _AbortOnError(self):
+            self._size.of_steps(steps)
+            check_note(note)
             with self._waiting() as since, self._answered:
                 if not self._answered.wait_for(self._is_settled, self._left_seconds):
                     self._link.doubt(self._client, since)
                     raise self._too_slow(f"{self._unanswered} puts were not answered")
             self._check()
             with self._waiting():
-                self._link.ask(self._client, Commit(writer=self._writer, cost_ms=cost_ms), self._left_seconds)
+                request = Commit(writer=self._writer, cost_ms=cost_ms, steps=steps, note=note)
+                self._link.ask(self._client, request, self._left_seconds)
         self._is_open = False
         self._on_commit()
 

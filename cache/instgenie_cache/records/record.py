@@ -1,7 +1,7 @@
 """The bytes of a record, the same in every tier and on the wire: a header of 256 bytes, then the payload.
 
     offset  bytes  field
-    0       4      magic b"IGR2"
+    0       4      magic b"IGR3"
     4       4      length n of the description, little endian
     8       8      xxh3-64 of everything from offset 16 on, little endian
     16      n      description, a msgpack array: template, step, block, codec, dtype, shape, payload_bytes
@@ -22,7 +22,7 @@ import xxhash
 
 from instgenie_cache.errors import ChecksumError, RecordFormatError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAGIC = f"IGR{FORMAT_VERSION}".encode()
 HEADER_BYTES = 256
 _PREFIX = struct.Struct("<4sIQ")

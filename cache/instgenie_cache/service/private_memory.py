@@ -1,4 +1,4 @@
-"""Memory outside the arena, for steps that find no room in it."""
+"""Memory outside the arena, for steps that find no room in it, and for blocks of steps that are not in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from instgenie_cache.errors import StoreFullError
 
 
 class PrivateMemory:
-    """Bytes of steps outside the arena, of all connections.
+    """Bytes outside the arena, of all connections.
 
     Whether a step needs any is known once it is loaded. So what is being loaded is counted apart from what is being
     sent, each up to the limit; one step always passes.
@@ -38,15 +38,15 @@ class PrivateMemory:
             self._loaded.set()
 
     def take(self, num_bytes: int) -> None:
-        """Count a step in that was loaded and did not fit into the arena.
+        """Count in what was loaded, and not into the arena.
 
         Raises:
             StoreFullError: others use too much already.
         """
         if self.used_bytes and self.used_bytes + num_bytes > self._limit_bytes:
             raise StoreFullError(
-                f"a step of {num_bytes} bytes has no room: the arena is in use, and of {self._limit_bytes} bytes "
-                f"outside it {self.used_bytes} are"
+                f"no room for {num_bytes} bytes that are not in the arena: of {self._limit_bytes} bytes outside it "
+                f"{self.used_bytes} are in use"
             )
         self.used_bytes += num_bytes
 

@@ -54,7 +54,7 @@ class ServedWriter(Protocol):
         """
         ...
 
-    def commit(self, cost_ms: float = 0.0) -> None:
+    def commit(self, cost_ms: float = 0.0, *, steps: int | None = None, note: bytes = b"") -> None:
         """See `TemplateWriter`."""
         ...
 
@@ -68,7 +68,7 @@ class ServedWriter(Protocol):
 
     @property
     def is_durable(self) -> bool:
-        """Whether `wait_durable` would return at once, and not fail."""
+        """Whether `wait_durable` has nothing to wait for or to tell: it is on disk, or was deleted or evicted."""
         ...
 
     def abort(self) -> None:
@@ -82,6 +82,11 @@ class ServedLease(Protocol):
     @property
     def size(self) -> TemplateSize:
         """Of the template."""
+        ...
+
+    @property
+    def note(self) -> bytes:
+        """See `TemplateLease`."""
         ...
 
     @property
@@ -99,6 +104,19 @@ class ServedLease(Protocol):
         Raises:
             CacheError: it cannot be read, or the lease was released.
         """
+        ...
+
+    def load_blocks(self, step: int, blocks: range) -> Slab | None:
+        """Records of adjacent blocks of a step that is not in memory, in memory of their own, a stride apart; None
+        where one of them is lost. The step is not brought into memory. Blocks.
+
+        Raises:
+            CacheError: they cannot be read, or the lease was released.
+        """
+        ...
+
+    def tiers(self) -> Sequence[TierName]:
+        """See `TemplateLease`."""
         ...
 
     def drop(self, step: int) -> None:

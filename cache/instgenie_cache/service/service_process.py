@@ -41,16 +41,21 @@ async def run_service(settings: ServiceSettings, ready: Callable[[Sequence[Addre
         service = CacheService(store, settings, metrics)
         try:
             await service.start()
-            if settings.warm_start:
-                log.info("%d templates are brought into memory", store.warm_up())
             ready(service.addresses)
+            warming = asyncio.create_task(asyncio.to_thread(_warm_up, store, settings, stop.is_set))
             await stop.wait()
             log.info("ending: requests in progress are answered, then everything is flushed")
+            await warming
         finally:
             await service.close()
             await asyncio.to_thread(close_metrics)
     finally:
         await asyncio.to_thread(store.close)
+
+
+def _warm_up(store: TieredStore, settings: ServiceSettings, should_stop: Callable[[], bool]) -> None:
+    if settings.warm_start:
+        log.info("%d templates were brought into memory", store.warm_up(should_stop))
 
 
 def _end(stop: asyncio.Event) -> None:

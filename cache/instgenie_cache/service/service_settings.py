@@ -98,18 +98,25 @@ class ServiceSettings(_Model):
     disk_bytes: ByteSize = Field(
         default_factory=_default_disk_bytes,
         ge=0,
-        description="Disk for records, 0 for none; by default 32 GB, but at most a quarter of what is free.",
+        description="Disk for records, 0 keeps none there; by default 32 GB, at most a quarter of what is free, but no "
+        "less than there is already.",
     )
     warm_start: bool = Field(
         default=True, description="Bring the newest templates into memory at the start, as far as half of it goes."
     )
-    host_policy: PolicyName = Field(default="gdsf", description="How the host tier evicts.")
-    disk_policy: PolicyName = Field(default="gdsf", description="How the disk tier evicts.")
+    host_policy: PolicyName = Field(default="gdsf", description="How the host tier evicts: gdsf, lfu or lru.")
+    disk_policy: PolicyName = Field(default="gdsf", description="How the disk tier evicts: gdsf, lfu or lru.")
     sync: SyncPolicy = Field(
-        default="commit", description="When records are made durable: at each commit, now and then, or by the system."
+        default="commit",
+        description="When the system is told to bring what was written to the disk itself, for a power cut. commit: at "
+        "each commit. interval: every sync_seconds. never: when the service ends.",
     )
-    sync_seconds: float = Field(default=5, gt=0, le=3600, description="Between two syncs where `sync` is interval.")
-    object_url: str | None = Field(default=None, description="An object store below the disk, such as s3://bucket.")
+    sync_seconds: float = Field(
+        default=5, gt=0, le=3600, description="From one sync to the next where sync is interval."
+    )
+    object_url: str | None = Field(
+        default=None, description="An object store below the disk, such as s3://bucket; none is no store."
+    )
     socket: FullPath = Field(
         default_factory=_default_socket,
         description="Unix socket; by default cache.sock in the folder.",
@@ -118,7 +125,7 @@ class ServiceSettings(_Model):
         default="0600", description="Who may connect to the Unix socket: there is no other check."
     )
     tcp: Annotated[str, AfterValidator(_tcp)] | None = Field(
-        default=None, description="host:port to listen at, too. Secrets are needed."
+        default=None, description="host:port to listen at, too, which takes secrets; none is no port."
     )
     secrets: tuple[SecretSettings, ...] = Field(default=(), description="Of clients that come over TCP.")
     max_connections: int = Field(default=256, ge=1, le=10_000, description="Clients at a time.")

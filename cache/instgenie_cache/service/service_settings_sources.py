@@ -46,6 +46,7 @@ def load_settings(
     values: dict[str, Any] = {} if config is None else _read_toml(config)
     places = dict.fromkeys(values, f"in {config}")
     problems: list[str] = []
+    unknown: list[str] = []
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
             continue
@@ -55,7 +56,7 @@ def load_settings(
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in ServiceSettings.model_fields:
-            problems.append(f"unknown environment variable {variable}")
+            unknown.append(f"unknown environment variable {variable}")
         elif name == "secrets":
             problems.append(f"secrets come from the TOML file, not from {variable}")
         else:
@@ -70,7 +71,10 @@ def load_settings(
         settings = ServiceSettings(**values)
     except ValidationError as error:
         problems += [_told(detail, places) for detail in error.errors() if detail["type"] != _NOT_CALLED]
+    problems += unknown
     if problems:
+        if unknown or values.keys() - ServiceSettings.model_fields.keys():
+            problems.append(f"the settings are {', '.join(ServiceSettings.model_fields)}")
         raise SettingsError("; ".join(problems))
     return settings
 

@@ -53,6 +53,7 @@ from instgenie_cache.wire.messages import (
     Stat,
     Sweep,
     SweepReply,
+    Tiers,
 )
 
 log = logging.getLogger(__name__)
@@ -299,7 +300,9 @@ class Session:
             case Lease():
                 return self._lease(request.template)
             case Fetch():
-                return self._fetch(self._leases.held(request.lease), request.step)
+                return self._fetch(request)
+            case Tiers():
+                return self._leases.tiers(request.lease)
             case Release():
                 self._leases.release(request.lease, request.step)
             case Prefetch():
@@ -336,7 +339,7 @@ class Session:
     def _commit(self, request: Commit) -> Message | Awaitable[Message]:
         if request.durable:
             self._waiting.check_room()
-        writer = self._writers.commit(request.writer, request.cost_ms)
+        writer = self._writers.commit(request)
         if request.durable:
             return _then_empty(self._writers.wait_durable(writer))
         self._writers.remember(writer)
@@ -355,12 +358,13 @@ class Session:
     async def _lease_later(self, template: str) -> Message:
         return self._leases.add(await self._loads.run(lambda: self._context.store.lease(template)))
 
-    def _fetch(self, held: HeldLease, step: int) -> Message | Awaitable[Message | _Sending]:
-        reply = self._leases.fetch_now(held, step)
+    def _fetch(self, request: Fetch) -> Message | Awaitable[Message | _Sending]:
+        held, blocks = self._leases.held(request.lease), _range(request.blocks)
+        reply = self._leases.fetch_now(held, request.step, blocks)
         if reply is not None:
             return reply
         self._waiting.check_room()
-        return self._fetch_later(held, self._leases.use(held, step))
+        return self._fetch_later(held, self._leases.use(held, request.step, blocks))
 
     async def _fetch_later(self, held: HeldLease, use: StepUse) -> Message | _Sending:
         views: Sequence[memoryview] = ()
@@ -400,6 +404,19 @@ def _read(header: Mapping[str, Any]) -> Request:
     if kind is None:
         raise ProtocolError(f"unknown operation {repr(op)[:40]}")
     return kind.read({name: value for name, value in header.items() if name not in ("op", "id")})
+
+
+def _range(ends: Sequence[int] | None) -> range | None:
+    """The blocks that a request asks for.
+
+    Raises:
+        ProtocolError: they are not told by two numbers.
+    """
+    if ends is None:
+        return None
+    if len(ends) != 2:
+        raise ProtocolError(f"blocks are told by two numbers, not {len(ends)}")
+    return range(*ends)
 
 
 async def _then_empty(work: Awaitable[None]) -> Message:

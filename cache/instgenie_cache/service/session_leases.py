@@ -12,16 +12,26 @@ from instgenie_cache.service.private_memory import PrivateMemory
 from instgenie_cache.service.served_store import ServedLease, ServedStep
 from instgenie_cache.service.session_limits import SessionLimits
 from instgenie_cache.service.workers import LoadingShare
-from instgenie_cache.wire.messages import FetchReply, LeaseReply
+from instgenie_cache.wire.messages import FetchReply, LeaseReply, TiersReply
 
-MAX_PIECES = 3000  # of the arena in one reply, so that its header is not too long
+# In one reply, so that its header is not too long.
+MAX_PIECES = 3000  # of the arena
+MAX_TIERS = 8000  # one for each step
 
 
 @dataclass(slots=True, eq=False)
 class StepUse:
-    """A request in progress that uses a step. `is_released`: the client has given the step back meanwhile."""
+    """A request in progress that uses a step.
+
+    Attributes:
+        blocks: which of the step's are wanted, None where all of it is.
+        private_bytes: of those blocks, where the step is not in memory.
+        is_released: the client has given the step back meanwhile.
+    """
 
     step: int
+    blocks: range | None = None
+    private_bytes: int = 0
     is_released: bool = False
 
 
@@ -77,6 +87,7 @@ class SessionLeases:
             steps=size.steps,
             blocks=size.blocks,
             record_bytes=size.record_bytes,
+            note=lease.note,
         )
 
     def held(self, number: int) -> HeldLease:
@@ -90,18 +101,33 @@ class SessionLeases:
             raise CacheError(f"there is no lease {number}")
         return held
 
-    def fetch_now(self, held: HeldLease, step: int) -> FetchReply | None:
+    def tiers(self, number: int) -> TiersReply:
+        """Where the steps of a lease's template are.
+
+        Raises:
+            CacheError: there is no such lease, or the reply would be too long.
+        """
+        lease = self.held(number).lease
+        if lease.size.steps > MAX_TIERS:
+            raise CacheError(f"a template of {lease.size.steps} steps; the tiers of {MAX_TIERS} fit into a reply")
+        return TiersReply(tiers=list[str](lease.tiers()))
+
+    def fetch_now(self, held: HeldLease, step: int, blocks: range | None = None) -> FetchReply | None:
         """The reply where it can be had without waiting and sending: a step that is in memory and mapped, or none."""
-        if step >= held.lease.size.steps:
+        size = held.lease.size
+        wanted = range(size.blocks) if blocks is None else blocks
+        if not size.has_blocks(step, wanted.start, wanted.stop):
             return FetchReply(lost=True)
+        if not wanted:
+            return FetchReply(lost=False)
         if not self._maps_arena:
             return None
         found = held.lease.resident(step)
         return None if found is None else self._pieces(held, step, found)
 
-    def use(self, held: HeldLease, step: int) -> StepUse:
+    def use(self, held: HeldLease, step: int, blocks: range | None = None) -> StepUse:
         """Keep a step from now on, or once it is loaded, until `done`."""
-        use = StepUse(step)
+        use = StepUse(step, blocks)
         held.uses.add(use)
         return use
 
@@ -113,6 +139,8 @@ class SessionLeases:
         """
         step, size = use.step, held.lease.size
         found = held.lease.resident(step)
+        if found is None and use.blocks is not None:
+            return await self._fetch_blocks(held, use, use.blocks)
         if found is None:
             found = await self._loads.run(lambda: held.lease.load(step), self._private.loading(size.step_bytes))
             self._count_private(held, step, found)
@@ -123,11 +151,14 @@ class SessionLeases:
         if use.is_released and self._maps_arena:
             raise CacheError(f"step {step} was released while it was fetched")
         reply = self._pieces(held, step, found)
-        return (FetchReply(lost=False), _payload(size, found.slab)) if reply is None else (reply, ())
+        if reply is not None:
+            return reply, ()
+        return FetchReply(lost=False), _payload(size, found.slab, use.blocks or range(size.blocks))
 
     def done(self, held: HeldLease, use: StepUse) -> None:
         """A request does not use the step any more."""
         held.uses.discard(use)
+        self._private.give(use.private_bytes)
         self._drop_if_unused(held, use.step)
         if held.is_ended and not held.uses:
             held.lease.release()
@@ -156,6 +187,21 @@ class SessionLeases:
             held.lease.release()
         self._held.clear()
 
+    async def _fetch_blocks(
+        self, held: HeldLease, use: StepUse, blocks: range
+    ) -> tuple[FetchReply, Sequence[memoryview]]:
+        size = held.lease.size
+        slab = await self._loads.run(
+            lambda: held.lease.load_blocks(use.step, blocks), self._private.loading(size.offset(len(blocks)))
+        )
+        if held.is_ended:
+            raise CacheError("the lease was released")
+        if slab is None:
+            return FetchReply(lost=True), ()
+        self._private.take(slab.num_bytes)
+        use.private_bytes = slab.num_bytes
+        return FetchReply(lost=False), _payload(size, slab, range(len(blocks)))
+
     def _count_private(self, held: HeldLease, step: int, found: ServedStep | None) -> None:
         if found is not None and found.extents is None and step not in held.private:
             self._private.take(found.slab.num_bytes)
@@ -177,15 +223,15 @@ class SessionLeases:
             self._private.give(held.private.pop(step))
 
 
-def _payload(size: TemplateSize, slab: Slab) -> list[memoryview]:
-    """A step's records, with zeros between them: what is there in memory may be another tenant's."""
+def _payload(size: TemplateSize, slab: Slab, blocks: range) -> list[memoryview]:
+    """Adjacent records of a slab, with zeros between them: what is there in memory may be another tenant's."""
     record_bytes = size.stored_record_bytes
     gap_bytes = size.stride_bytes - record_bytes
     if not gap_bytes:
-        return [view.data for view in slab.views(0, slab.num_bytes)]
+        return [view.data for view in slab.views(size.offset(blocks.start), size.offset(len(blocks)))]
     gap = memoryview(bytes(gap_bytes))
     views: list[memoryview] = []
-    for block in range(size.blocks):
+    for block in blocks:
         views += [view.data for view in slab.views(size.offset(block), record_bytes)]
         views.append(gap)
     return views

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from instgenie_cache.errors import CacheError, StoreFullError
@@ -14,9 +14,10 @@ from instgenie_cache.service.announced_bytes import AnnouncedBytes
 from instgenie_cache.service.reading_gate import ReadingGate
 from instgenie_cache.service.served_store import ServedStore, ServedWriter
 from instgenie_cache.service.session_limits import SessionLimits
+from instgenie_cache.service.unflushed_writers import UnflushedWriters
 from instgenie_cache.service.workers import Workers
 from instgenie_cache.wire.frames import SinkBusyError
-from instgenie_cache.wire.messages import Create, Put
+from instgenie_cache.wire.messages import Commit, Create, Put
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,7 @@ class SessionWriters:
         self._loop = asyncio.get_running_loop()
         self._uploads: dict[int, _Upload] = {}
         self._last_number = 0
-        self._unflushed: list[ServedWriter] = []
-        self._has_forgotten = False
+        self._unflushed = UnflushedWriters(workers, limits.unflushed)
         self._verifying: _Upload | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -174,29 +174,24 @@ class SessionWriters:
         if incoming.upload is not None:
             self._fail(incoming.upload, error)
 
-    def commit(self, number: int, cost_ms: float) -> ServedWriter:
+    def commit(self, request: Commit) -> ServedWriter:
         """Make a template visible; the writer ends, but can be waited for.
 
         Raises:
-            CacheError: there is no such writer, one of its puts was refused, or records are missing.
+            CacheError: there is no such writer, one of its puts was refused, or the store refuses the commit.
         """
-        upload = self._uploads.pop(number, None)
+        upload = self._uploads.pop(request.writer, None)
         if upload is None:
-            raise CacheError(f"there is no writer {number}")
+            raise CacheError(f"there is no writer {request.writer}")
         self._let_go(upload)
         if upload.error is not None:
             raise upload.error
-        upload.writer.commit(min(cost_ms, MAX_COST_MS))
+        upload.writer.commit(min(request.cost_ms, MAX_COST_MS), steps=request.steps, note=request.note)
         return upload.writer
 
     def remember(self, writer: ServedWriter) -> None:
         """The next `flush` is to tell of this one."""
-        if len(self._unflushed) >= self._limits.unflushed:
-            self._unflushed = [writer for writer in self._unflushed if not writer.is_durable]
-        if len(self._unflushed) >= self._limits.unflushed:
-            del self._unflushed[0]
-            self._has_forgotten = True
-        self._unflushed.append(writer)
+        self._unflushed.add(writer)
 
     async def wait_durable(self, writer: ServedWriter) -> None:
         """Wait until what was committed is on disk.
@@ -207,20 +202,8 @@ class SessionWriters:
         await self._workers.run_slow(writer.wait_durable)
 
     async def flush(self) -> None:
-        """`wait_durable` of everything that was committed since the last call, told of or not.
-
-        Raises:
-            CacheError: some of it could not be made durable; which is not told twice.
-        """
-        waits: list[Callable[[], None]] = [writer.wait_durable for writer in self._unflushed]
-        has_forgotten = self._has_forgotten
-        self._unflushed, self._has_forgotten = [], False
-        if waits:
-            await self._workers.run_slow(lambda: _call_all(waits))
-        if has_forgotten:
-            raise CacheError(
-                f"more than {self._limits.unflushed} templates waited for the disk: some of them may not be durable"
-            )
+        """See `UnflushedWriters`."""
+        await self._unflushed.flush()
 
     def abort(self, number: int) -> None:
         """End a writer; an unknown one is no error."""
@@ -326,19 +309,3 @@ def _fill(upload: _Upload, request: Put) -> None:
 
 def _fault(error: BaseException) -> CacheError:
     return CacheError(f"the service failed: {type(error).__name__}")
-
-
-def _call_all(calls: Sequence[Callable[[], None]]) -> None:
-    """Make every call, whatever the others raise.
-
-    Raises:
-        CacheError: the first that was raised.
-    """
-    failed: CacheError | None = None
-    for call in calls:
-        try:
-            call()
-        except CacheError as error:
-            failed = failed or error
-    if failed is not None:
-        raise failed

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
-from instgenie_cache.errors import CacheError, IncompleteTemplateError, StoreFullError
+from instgenie_cache.errors import CacheError, StoreFullError
+from instgenie_cache.records.manifest import check_note
 from instgenie_cache.records.record import Record
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.stores.store import StoreStats, TemplateLease, TemplateWriter
@@ -23,6 +24,7 @@ class _Template:
     size: TemplateSize
     records: dict[tuple[int, int], Record]
     num_bytes: int
+    note: bytes
     leases: int = 0
     pinned: bool = False
 
@@ -86,6 +88,9 @@ class MemoryStore:
         with self._lock:
             held = self._committed.get(template)
             return None if held is None else held.num_bytes
+
+    def prefetch(self, template: str) -> None:
+        """See `RecordStore`. All of it is in memory."""
 
     def delete(self, template: str) -> None:
         """See `RecordStore`."""
@@ -157,25 +162,20 @@ class MemoryStore:
             self._pending_bytes += num_bytes
 
     def _finish(
-        self,
-        writer: _Writer,
-        template: str,
-        size: TemplateSize,
-        put_bytes: int,
-        records: dict[tuple[int, int], Record] | None,
+        self, writer: _Writer, template: str, announced_bytes: int, put_bytes: int, made: _Template | None
     ) -> None:
-        """End a writer, with the records that become visible or with None."""
+        """End a writer, with what becomes visible or with None."""
         with self._lock:
-            self._announced_bytes -= size.num_bytes
+            self._announced_bytes -= announced_bytes
             self._pending_bytes -= put_bytes
             writers = self._open.get(template, set())
             is_wanted = writer in writers
             writers.discard(writer)
             if not writers:
                 self._open.pop(template, None)
-            if records is not None and is_wanted and template not in self._committed:
-                self._committed[template] = _Template(size, records, put_bytes)
-                self._committed_bytes += put_bytes
+            if made is not None and is_wanted and template not in self._committed:
+                self._committed[template] = made
+                self._committed_bytes += made.num_bytes
 
     def _release(self, held: _Template) -> None:
         with self._lock:
@@ -210,21 +210,30 @@ class _Writer(AbstractContextManager["_Writer"]):
         self._put_bytes += more_bytes
         self._records[step, block] = record
 
-    def commit(self, cost_ms: float = 0.0) -> None:  # noqa: ARG002 - least recently used goes first, whatever it cost
+    def commit(
+        self,
+        cost_ms: float = 0.0,  # noqa: ARG002 - least recently used goes first, whatever it cost
+        *,
+        steps: int | None = None,
+        note: bytes = b"",
+    ) -> None:
         self._check_open()
-        if len(self._records) < self._size.records:
-            put = len(self._records)
+        try:
+            size = self._size.of_steps(steps)
+            check_note(note)
+            size.check_whole([step for step, _ in self._records])
+        except CacheError:
             self.abort()
-            raise IncompleteTemplateError(f"{put} of {self._size.records} records were put")
-        self._finish(self._records)
+            raise
+        self._finish(_Template(size, self._records, self._put_bytes, note))
 
     def abort(self) -> None:
         if self._is_open:
             self._finish(None)
 
-    def _finish(self, records: dict[tuple[int, int], Record] | None) -> None:
+    def _finish(self, made: _Template | None) -> None:
         self._is_open = False
-        self._store._finish(self, self._template, self._size, self._put_bytes, records)
+        self._store._finish(self, self._template, self._size.num_bytes, self._put_bytes, made)
         self._records = {}
 
     def _check_open(self) -> None:
@@ -249,6 +258,10 @@ class _Lease(AbstractContextManager["_Lease"]):
         return "host"
 
     @property
+    def note(self) -> bytes:
+        return self._held.note
+
+    @property
     def is_valid(self) -> bool:
         return self._is_open
 
@@ -256,16 +269,26 @@ class _Lease(AbstractContextManager["_Lease"]):
         pass
 
     def step(self, step: int) -> Sequence[Record] | None:
-        if not self._is_open:
-            raise CacheError("the lease was released before")
-        if not 0 <= step < self._held.size.steps:
+        return self.blocks(step, 0, self._held.size.blocks)
+
+    def blocks(self, step: int, first: int, stop: int) -> Sequence[Record] | None:
+        self._check_open()
+        if not self._held.size.has_blocks(step, first, stop):
             return None
-        return [self._held.records[step, block] for block in range(self._held.size.blocks)]
+        return [self._held.records[step, block] for block in range(first, stop)]
+
+    def tiers(self) -> Sequence[TierName]:
+        self._check_open()
+        return ["host"] * self._held.size.steps
 
     def release(self) -> None:
         if self._is_open:
             self._is_open = False
             self._store._release(self._held)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise CacheError("the lease was released before")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

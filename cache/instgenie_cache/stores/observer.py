@@ -19,7 +19,7 @@ class StoreObserver(Protocol):
         ...
 
     def loaded(self, tier: TierName, num_bytes: int, seconds: float) -> None:
-        """A step came from a tier into memory."""
+        """A step, or some blocks of one, came from a tier into memory."""
         ...
 
     def written(self, tier: TierName, num_bytes: int, seconds: float) -> None:

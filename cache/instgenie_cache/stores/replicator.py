@@ -3,35 +3,64 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 from instgenie_cache.errors import CacheError
 from instgenie_cache.stores.step_loader import StepLoader, StepView
 from instgenie_cache.stores.store_state import StoreState
 from instgenie_cache.stores.template_entry import TemplateEntry
+from instgenie_cache.stores.waiting_deletions import WaitingDeletions
 from instgenie_cache.stores.write_behind import WriteBehind
 from instgenie_cache.tiers.tier import ColdTier
 
 log = logging.getLogger(__name__)
 
 _MAX_COPIES = 1000  # that wait; what does not get in is copied when it is used again
-_RETRY_SECONDS = 30.0  # between attempts at deletions that failed
 _ROOM_SECONDS = 10.0  # that a copy waits for memory, while steps are being written
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicatorTimes:
+    """How patient a replicator is.
+
+    Attributes:
+        retry_seconds: between attempts at a deletion that failed.
+        slow_seconds: after which a deletion that fails says that the tier does not answer. A silent object store takes
+            30 s for each.
+        end_seconds: after the close began, in which deletions that failed are tried again; from then on the first
+            thing that fails is the last that is tried.
+    """
+
+    retry_seconds: float = 30.0
+    slow_seconds: float = 1.0
+    end_seconds: float = 5.0
 
 
 class Replicator:
     """One thread that copies and deletes whole templates, one after the other.
 
     A copy that fails is given up, and logged; the template's next use tries again. A deletion is tried until it is
-    done or the store is closed, and a template that is to be deleted is looked up in no shared tier meanwhile.
+    done or the store is closed, and a template that is to be deleted is looked up in no shared tier meanwhile. What
+    comes new waits for one deletion that is tried again at most, and for none where the tier does not answer.
     """
 
-    def __init__(self, state: StoreState, loader: StepLoader, behind: WriteBehind | None) -> None:
+    def __init__(
+        self,
+        state: StoreState,
+        loader: StepLoader,
+        behind: WriteBehind | None,
+        times: ReplicatorTimes | None = None,
+    ) -> None:
         self._state, self._loader, self._behind = state, loader, behind
+        self._times = times or ReplicatorTimes()
+        self._waiting = WaitingDeletions(self._times.retry_seconds, self._times.slow_seconds)
+        self._end_at = math.inf
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cache-replicator", daemon=True)
 
@@ -43,8 +72,8 @@ class Replicator:
 
     def copy(self, entry: TemplateEntry) -> None:
         """Have the template in every tier, some time: those that lack it get it from one that has it."""
-        lacking = (self._state.nearest, *self._state.shared)
-        if entry.is_being_copied or all(tier is None or tier in entry.tiers for tier in lacking):
+        tiers = (self._state.nearest, *self._state.shared)
+        if entry.is_being_copied or not any(_lacks(tier, entry) for tier in tiers):
             return
         if self._queue.qsize() < _MAX_COPIES:
             entry.is_being_copied = True
@@ -54,7 +83,7 @@ class Replicator:
         """Drop a template from the shared tiers."""
         if template not in self._state.deleting:
             self._state.deleting.add(template)
-            self._queue.put(lambda: self._delete(template))
+            self._queue.put(lambda: self._delete_first(template))
 
     def delete_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
         """Drop a template from a shared tier, unless somebody wrote it anew there."""
@@ -63,35 +92,46 @@ class Replicator:
     # Without it
 
     def close(self) -> None:
-        """Do what waits, then end the thread."""
+        """Do what waits, unless it fails for long, then end the thread."""
+        self._end_at = time.monotonic() + self._times.end_seconds
         self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        is_ending = False
-        retry_at = time.monotonic() + _RETRY_SECONDS
-        while not is_ending:
-            work: Callable[[], None] | None = self._delete_again
-            if time.monotonic() < retry_at:
-                with suppress(queue.Empty):
-                    work = self._queue.get(timeout=_RETRY_SECONDS)
-            if work == self._delete_again:
-                retry_at = time.monotonic() + _RETRY_SECONDS
-            if work is None:
-                is_ending, work = True, self._delete_again
+        while True:
             try:
-                work()
-            except CacheError as error:
-                log.warning("a template is not copied between tiers, or deleted: %s", error)
-            except Exception:  # a fault of ours must not end the thread
-                log.exception("a template cannot be copied between tiers, or deleted")
+                work = self._queue.get(timeout=self._waiting.seconds_to_next(time.monotonic()))
+            except queue.Empty:
+                pass
+            else:
+                if work is None or (not self._do(work) and self._is_late()):
+                    break
+            template = None if self._is_late() else self._waiting.take_due(time.monotonic())
+            if template is not None:
+                self._do(partial(self._delete, template))
+        self._delete_at_the_end()
+
+    def _do(self, work: Callable[[], None]) -> bool:
+        """Whether it succeeded."""
+        try:
+            work()
+        except CacheError as error:
+            log.warning("a template is not copied between tiers, or deleted: %s", error)
+        except Exception:  # a fault of ours must not end the thread
+            log.exception("a template cannot be copied between tiers, or deleted")
+        else:
+            return True
+        return False
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._end_at
 
     def _copy(self, entry: TemplateEntry) -> None:
         try:
             for tier in self._state.shared:
                 if tier not in entry.tiers:
                     self._spread(entry, tier)
-            if self._state.nearest is not None and self._state.nearest not in entry.tiers:
+            if _lacks(self._state.nearest, entry):
                 self._fetch(entry)
         finally:
             with self._state.changed:
@@ -153,22 +193,47 @@ class Replicator:
     def _is_given_up(entry: TemplateEntry) -> bool:
         return entry.is_gone or entry.error is not None
 
+    def _delete_first(self, template: str) -> None:
+        now = time.monotonic()
+        if self._waiting.is_paused(now):
+            self._waiting.postpone(template, now)
+        else:
+            self._delete(template)
+
     def _delete(self, template: str) -> None:
-        for tier in self._state.shared:
-            tier.delete(template)
+        """Raises:
+        CacheError: a tier failed; it is tried again.
+        """
+        began = time.monotonic()
+        try:
+            for tier in self._state.shared:
+                tier.delete(template)
+        except Exception:
+            now = time.monotonic()
+            self._waiting.failed(template, now - began, now)
+            raise
+        self._waiting.forget(template)
         with self._state.changed:
             self._state.deleting.discard(template)
 
-    def _delete_again(self) -> None:
+    def _delete_at_the_end(self) -> None:
+        """Try every deletion that waits once more, while the tiers answer and there is time."""
+        for _ in range(len(self._waiting)):
+            template = self._waiting.take()
+            if template is None or self._is_late() or self._waiting.is_paused(time.monotonic()):
+                break
+            self._do(partial(self._delete, template))
         with self._state.changed:
-            waiting = tuple(self._state.deleting)
-        for template in waiting:
-            try:
-                self._delete(template)
-            except CacheError as error:
-                log.warning("template %s cannot be deleted from the shared tiers: %s", template, error)
+            left = sorted(self._state.deleting)
+        if left:
+            log.warning("%d templates could not be deleted from the shared tiers, %s among them", len(left), left[0])
 
     def _delete_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
         manifest = tier.manifest(entry.template)
         if manifest == entry.manifest:
             tier.delete(entry.template)
+
+
+def _lacks(tier: ColdTier | None, entry: TemplateEntry) -> bool:
+    """Whether a tier could have a template, and has not."""
+    return tier is not None and tier not in entry.tiers and tier.fault is None

@@ -14,7 +14,7 @@ from instgenie_cache.stores.store_state import StoreState
 from instgenie_cache.stores.template_entry import TemplateEntry
 from instgenie_cache.tiers.host_tier import Pin, StepKey
 from instgenie_cache.tiers.pages import Extent
-from instgenie_cache.tiers.tier import ColdTier
+from instgenie_cache.tiers.tier import ColdTier, TierName
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _WORKERS = 4
 # Steps for which the arena has no room take a quarter of its size more, at most, but four of them always may.
 _PRIVATE_SHARE = 4
 _PRIVATE_STEPS = 4
-_MAX_QUEUED = 256  # steps to prefetch on request; more are not worth knowing of
+_MAX_QUEUED = 256  # steps to prefetch; more are not worth knowing of
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +43,7 @@ class StepView:
 
 
 class StepLoader:
-    """Loads steps from the tiers below the host. A step that several want is loaded once."""
+    """Loads steps, or some blocks of them, from the tiers below the host. A step that several want is loaded once."""
 
     def __init__(self, state: StoreState, on_broken: Callable[[TemplateEntry, ColdTier], None]) -> None:
         """Args:
@@ -115,6 +115,45 @@ class StepLoader:
             raise error
         return view
 
+    def load_blocks(self, entry: TemplateEntry, step: int, blocks: range) -> Slab | None:
+        """Records of some blocks in memory of their own, a stride apart; None where one of them is lost.
+
+        Nothing else is read, unless the step is being loaded already: that is waited for, and not competed with.
+
+        Raises:
+            CacheError: a tier cannot be read, or there is no memory.
+        """
+        state, size, key = self._state, entry.size, entry.step_key(step)
+        slab = _own_memory(size.offset(len(blocks)), f"{len(blocks)} blocks")
+        while True:
+            with state.changed:
+                pin = state.resident(entry, step)
+                sources = [] if entry.is_gone else self._sources(entry, step)  # as in `load`
+                loading = self._loading.get(key)
+            if pin is not None:
+                slab.write(0, pin.slab.read(size.offset(blocks.start), slab.num_bytes))
+                self.close_view(StepView(pin.slab, pin))
+                return slab
+            if not sources:
+                return None
+            if loading is None:
+                break
+            if not loading.result():
+                return None
+        is_read = self._read(entry, step, slab, sources, blocks)
+        with state.changed:
+            return slab if is_read and not entry.is_gone else None
+
+    def tier(self, entry: TemplateEntry, step: int) -> TierName:
+        """Where a step is, or would be read from; one that is lost, where it would be written. Under the lock."""
+        state = self._state
+        if entry.step_key(step) in state.host:
+            return "host"
+        for tier in (*self._sources(entry, step), state.nearest):
+            if tier is not None:
+                return tier.name
+        return "host"
+
     def close_view(self, view: StepView) -> None:
         """Let a step go."""
         with self._state.changed:
@@ -124,20 +163,27 @@ class StepLoader:
                 self._private_bytes -= view.slab.num_bytes
             self._state.changed.notify_all()
 
-    def prefetch(self, entry: TemplateEntry, steps: Sequence[int], *, max_queued: int = _MAX_QUEUED) -> None:
-        """Load steps in the background, those that are not there yet. Under the lock.
-
-        Args:
-            max_queued: steps that wait are no more than this; the rest is left out.
-        """
+    def prefetch(self, entry: TemplateEntry, steps: Sequence[int]) -> None:
+        """Load steps in the background, those that are not there yet. Under the lock."""
         for step in steps:
             key = entry.step_key(step)
             if not 0 <= step < entry.size.steps or key in self._prefetching or key in self._loading:
                 continue
-            if key in self._state.host or len(self._prefetching) >= max_queued or self._state.is_closed:
+            if key in self._state.host or len(self._prefetching) >= _MAX_QUEUED or self._state.is_closed:
                 continue
             self._prefetching.add(key)
             self._pool.submit(self._prefetch, entry, step)
+
+    def bring(self, entry: TemplateEntry, step: int) -> bool:
+        """Load a step, and wait for it; False where the arena has no room or the step is lost.
+
+        Raises:
+            CacheError: as `load`.
+        """
+        view = self.load(entry, step, into_arena_only=True)
+        if view is not None:
+            self.close_view(view)
+        return view is not None
 
     def close(self) -> None:
         """Let running loads come to their end, and forget what waits."""
@@ -151,18 +197,13 @@ class StepLoader:
                 f"no memory for a step of {num_bytes} bytes: the {self._state.host.total_bytes} of the host tier are "
                 f"in use, and {self._private_bytes} beyond them"
             )
-        try:
-            slab = Slab.private(num_bytes)
-        except MemoryError as error:
-            raise CacheError(f"no memory for a step of {num_bytes} bytes") from error
+        slab = _own_memory(num_bytes, "a step")
         self._private_bytes += num_bytes
         return slab
 
     def _prefetch(self, entry: TemplateEntry, step: int) -> None:
         try:
-            view = self.load(entry, step, into_arena_only=True)
-            if view is not None:
-                self.close_view(view)
+            self.bring(entry, step)
         except CacheError as error:
             log.warning("step %d of template %s cannot be prefetched: %s", step, entry.template, error)
         finally:
@@ -174,15 +215,17 @@ class StepLoader:
         half = [nearest] if nearest is not None and step in entry.written and nearest not in entry.tiers else []
         return [*half, *entry.tiers] if 0 <= step < entry.size.steps else []
 
-    def _read(self, entry: TemplateEntry, step: int, slab: Slab, sources: Sequence[ColdTier]) -> bool:
+    def _read(
+        self, entry: TemplateEntry, step: int, slab: Slab, sources: Sequence[ColdTier], blocks: range | None = None
+    ) -> bool:
         """Fill the slab from the first tier that can."""
         observer = self._state.observer
         failure = None
         for tier in sources:
             started = time.perf_counter()
             try:
-                if tier.read_step(entry.template, entry.size, step, slab):
-                    observer.loaded(tier.name, entry.size.step_bytes, time.perf_counter() - started)
+                if tier.read_step(entry.template, entry.size, step, slab, blocks):
+                    observer.loaded(tier.name, slab.num_bytes, time.perf_counter() - started)
                     return True
                 log.warning("step %d of template %s lacks a record in the %s tier", step, entry.template, tier.name)
             except RecordFormatError as error:
@@ -197,3 +240,10 @@ class StepLoader:
         if failure is not None:
             raise failure
         return False
+
+
+def _own_memory(num_bytes: int, what: str) -> Slab:
+    try:
+        return Slab.private(num_bytes)
+    except MemoryError as error:
+        raise CacheError(f"no memory for {what} of {num_bytes} bytes") from error

@@ -42,14 +42,18 @@ class TemplateWriter(Protocol):
         """
         ...
 
-    def commit(self, cost_ms: float = 0.0) -> None:
+    def commit(self, cost_ms: float = 0.0, *, steps: int | None = None, note: bytes = b"") -> None:
         """Make the records visible, all at once. Where another writer was first, its template stays.
 
         Args:
             cost_ms: what it took to compute them; eviction weighs it.
+            steps: that the template has in the end, 1 at least: the first ones of those that were announced, nothing
+                having been put of the others, whose room is given back. None is all.
+            note: for those who read the template, `MAX_NOTE_BYTES` at most.
 
         Raises:
-            IncompleteTemplateError: records that were announced are not there; the writer is aborted.
+            IncompleteTemplateError: records of the template's steps are not there; the writer is aborted.
+            CacheError: the note is too long, or records of other steps were put; the writer is aborted.
         """
         ...
 
@@ -69,11 +73,19 @@ class TemplateLease(Protocol):
 
     As a context manager it releases itself. Payloads are valid until then, or until the lease has read so many other
     steps that this one had to make room: the last two that were read are always valid.
+
+    One thread may read while others ask `is_valid` or release it: the reader then gets a `CacheError`, or payloads that
+    are as valid as any.
     """
 
     @property
     def tier(self) -> TierName:
         """Where the template was when the lease was taken: the coldest tier that one of its steps has to come from."""
+        ...
+
+    @property
+    def note(self) -> bytes:
+        """What the template's writer left for its readers."""
         ...
 
     @property
@@ -94,6 +106,28 @@ class TemplateLease(Protocol):
 
         Raises:
             CacheError: the store cannot be read.
+        """
+        ...
+
+    def blocks(self, step: int, first: int, stop: int) -> Sequence[Record] | None:
+        """The records of blocks first..stop-1 of a step in block order, or None where one of them is lost.
+
+        Where the step is in memory this is as `step`. Where it is not, no more than these records are read, from the
+        nearest tier that has them, into memory of their own, which stays valid for as long as somebody has it; the step
+        is not brought into memory for it. A step that is being brought there just now is waited for.
+
+        Raises:
+            CacheError: the store cannot be read.
+        """
+        ...
+
+    def tiers(self) -> Sequence[TierName]:
+        """Where each step of the template is now, in step order: in memory, or in the tier that it would be read from.
+
+        Asking is no use of it, and does not say that a step is not lost.
+
+        Raises:
+            CacheError: the store cannot be asked.
         """
         ...
 
@@ -134,6 +168,11 @@ class RecordStore(Protocol):
 
     def num_bytes(self, template: str) -> int | None:
         """Bytes of a template's payload, or None where it is unknown or not committed. Asking is no use of it."""
+        ...
+
+    def prefetch(self, template: str) -> None:
+        """Bring a template into memory in the background, as far as there is room for it. Does not wait, never fails;
+        an unknown one is no error."""
         ...
 
     def delete(self, template: str) -> None:

@@ -86,12 +86,22 @@ class StoreState:
                 self.drop(other)
         return reservation
 
-    def commit(self, entry: TemplateEntry, cost_ms: float) -> bool:
-        """Let readers find a template; False where nobody wants it any more."""
+    def commit(self, entry: TemplateEntry, size: TemplateSize, cost_ms: float, note: bytes = b"") -> bool:
+        """Let readers find a template; False where nobody wants it any more.
+
+        Args:
+            size: what was announced, or fewer steps of it.
+        """
         if entry.is_gone:
             return False
         del self.writing[entry.template]
-        entry.cost_ms = cost_ms
+        if entry.is_volatile:
+            missing = entry.size.steps - len(entry.reserved)
+            self._announced_bytes -= missing * self.host.pages_bytes(size.step_bytes)
+        for step in [step for step in entry.reserved if step >= size.steps]:  # of which nothing was put
+            del entry.reserved[step]
+            self.host.cancel(entry.step_key(step))
+        entry.size, entry.cost_ms, entry.note = size, cost_ms, note
         self._list(entry)
         for step in tuple(entry.reserved):  # there is no tier below: what would be lost is the computation
             del entry.reserved[step]
@@ -229,7 +239,7 @@ class StoreState:
             entry = self.entries[template]
             if not entry.is_held:
                 victims.append(entry)
-                missing -= self.nearest.footprint_bytes(entry.size)
+                missing -= self.footprint_bytes(entry)
         if missing > 0:
             raise StoreFullError(
                 f"{num_bytes} bytes do not fit the {budget} of the {self.nearest.name} tier: the rest is in use"
@@ -242,9 +252,20 @@ class StoreState:
         """Whether the nearest tier has all of the template."""
         return self.nearest is not None and self.nearest in entry.tiers
 
+    def is_settled(self, entry: TemplateEntry) -> bool:
+        """Whether a restart does not lose a template: a tier below keeps it, or it was deleted or evicted."""
+        return any(tier.fault is None for tier in entry.tiers) or (entry.is_gone and entry.error is None)
+
+    def why_not_durable(self, entry: TemplateEntry) -> CacheError | None:
+        """Why a restart will lose a template whose writing has ended; None where it will not."""
+        if self.is_settled(entry):
+            return None
+        fault = None if self.nearest is None else self.nearest.fault
+        return entry.error or (None if fault is None else CacheError(f"template {entry.template}: {fault}"))
+
     def footprint_bytes(self, entry: TemplateEntry) -> int:
         """What a template takes of the nearest tier's budget."""
-        return 0 if self.nearest is None else self.nearest.footprint_bytes(entry.size)
+        return 0 if self.nearest is None else self.nearest.footprint_bytes(entry.size, len(entry.note))
 
     def seen(self, namespace: str | None) -> Iterator[TemplateEntry]:
         """Committed templates of a namespace, or all."""
@@ -282,7 +303,7 @@ class StoreState:
         if budget is None:
             return
         footprint_bytes = self.nearest.footprint_bytes(size)
-        taken = sum(self.nearest.footprint_bytes(other.size) for other in self._in_use)
+        taken = sum(self.footprint_bytes(other) for other in self._in_use)
         if taken + footprint_bytes > budget:
             raise StoreFullError(
                 f"a template of {footprint_bytes} bytes does not fit: {taken} of {budget} bytes of the "

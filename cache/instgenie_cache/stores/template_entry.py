@@ -21,6 +21,7 @@ class TemplateEntry:
     """One writing of a template. Guarded by the store's lock.
 
     Attributes:
+        size: what was announced; once it is committed, what it has.
         host_name: what its steps are called in the host tier: a template that is deleted and written anew does not meet
             the steps of before, which somebody may still read.
         tiers: below the host that hold all of it, nearest first.
@@ -41,6 +42,7 @@ class TemplateEntry:
     size: TemplateSize
     cost_ms: float = 0.0
     created: float = field(default_factory=time.time)
+    note: bytes = b""
     tiers: list[ColdTier] = field(default_factory=list)
     written: set[int] = field(default_factory=set)
     reserved: dict[int, Slab] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class TemplateEntry:
     @property
     def manifest(self) -> Manifest:
         """What the tiers below keep of it."""
-        return Manifest(self.template, self.size, self.cost_ms, self.created)
+        return Manifest(self.template, self.size, self.cost_ms, self.created, self.note)
 
     def step_key(self, step: int) -> StepKey:
         """What the host tier files a step under."""

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from instgenie_cache.errors import CacheError
+from instgenie_cache.errors import CacheError, RecordFormatError
 from instgenie_cache.records.record import Record, RecordKey, decode_record
+from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.stores.step_loader import StepLoader, StepView
 from instgenie_cache.stores.store_state import StoreState
@@ -45,6 +46,11 @@ class TieredLease(AbstractContextManager["TieredLease"]):
         return self._tier
 
     @property
+    def note(self) -> bytes:
+        """See `TemplateLease`."""
+        return self._entry.note
+
+    @property
     def is_valid(self) -> bool:
         """See `TemplateLease`."""
         return self._is_open
@@ -66,15 +72,33 @@ class TieredLease(AbstractContextManager["TieredLease"]):
             if not self._wanted:
                 self._wanted.append(step + 1)
             self._read_ahead(1)
-        size, template = self.size, self._entry.template
-        return [
-            decode_record(  # verified when it came into memory
-                view.slab.read(size.offset(block), size.stored_record_bytes),
-                RecordKey(template, step, block),
-                verify=False,
-            )
-            for block in range(size.blocks)
-        ]
+        return self._records(view.slab, step, range(self.size.blocks))
+
+    def blocks(self, step: int, first: int, stop: int) -> Sequence[Record] | None:
+        """See `TemplateLease`. Where the step is in memory, what `prefetch` was told of is loaded meanwhile."""
+        size, blocks = self.size, range(first, stop)
+        with self._state.changed:
+            self._check_open()
+            if not size.has_blocks(step, first, stop):
+                return None
+            if step not in self._views and self._entry.step_key(step) in self._state.host:
+                self._make_room_for(step)
+                self._read_ahead(1)
+            view = self.resident(step)
+        if view is not None:
+            part = Slab(view.slab.views(size.offset(first), size.offset(len(blocks))))
+            return self._records(part, step, blocks)
+        if not blocks:
+            return []
+        slab = self.load_blocks(step, blocks)
+        return None if slab is None else self._records(slab, step, blocks)
+
+    def tiers(self) -> list[TierName]:
+        """See `TemplateLease`."""
+        with self._state.changed:
+            self._check_open()
+            steps = range(self.size.steps)
+            return ["host" if step in self._views else self._loader.tier(self._entry, step) for step in steps]
 
     def resident(self, step: int) -> StepView | None:
         """The step if it is in memory; it stays there until `drop` or `release`. Does not wait.
@@ -112,6 +136,17 @@ class TieredLease(AbstractContextManager["TieredLease"]):
         self._loader.close_view(loaded)
         return self.resident(step)
 
+    def load_blocks(self, step: int, blocks: range) -> Slab | None:
+        """Records of some blocks of a step that is not in memory, in memory of their own, a stride apart; None where
+        one of them is lost.
+
+        Raises:
+            CacheError: a tier cannot be read, or the lease was released.
+        """
+        with self._state.changed:
+            self._check_open()
+        return self._loader.load_blocks(self._entry, step, blocks)
+
     def drop(self, step: int) -> None:
         """Let a step go; one that is not kept is no error."""
         with self._state.changed:
@@ -138,6 +173,22 @@ class TieredLease(AbstractContextManager["TieredLease"]):
     def _read_ahead(self, steps: int) -> None:
         for _ in range(min(steps, len(self._wanted))):
             self._loader.prefetch(self._entry, [self._wanted.popleft()])
+
+    def _records(self, slab: Slab, step: int, blocks: range) -> list[Record]:
+        """Of some blocks, which lie in the slab from its beginning on. They were verified when they came there."""
+        size, template = self.size, self._entry.template
+        try:
+            return [
+                decode_record(
+                    slab.read(size.offset(place), size.stored_record_bytes),
+                    RecordKey(template, step, block),
+                    verify=False,
+                )
+                for place, block in enumerate(blocks)
+            ]
+        except RecordFormatError:
+            self._check_open()  # else the memory may be another step's by now
+            raise
 
     def _make_room_for(self, step: int) -> None:
         with self._state.changed:

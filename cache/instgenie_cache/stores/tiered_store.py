@@ -14,7 +14,7 @@ from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.stores.observer import NoObserver, StoreObserver
-from instgenie_cache.stores.replicator import Replicator
+from instgenie_cache.stores.replicator import Replicator, ReplicatorTimes
 from instgenie_cache.stores.step_loader import StepLoader
 from instgenie_cache.stores.store import StoreStats
 from instgenie_cache.stores.store_state import StoreState
@@ -29,7 +29,6 @@ from instgenie_cache.tiers.tier import ColdTier, TierName
 
 log = logging.getLogger(__name__)
 
-_MAX_WARMED_STEPS = 100_000
 _MAX_DELETIONS = 10_000  # from shared tiers, that wait
 
 
@@ -50,6 +49,7 @@ class TieredStore:
         cold: Sequence[ColdTier],
         cold_policy: EvictionPolicy[str],
         observer: StoreObserver | None = None,
+        times: ReplicatorTimes | None = None,
     ) -> None:
         """The store owns all of them from now on, and closes the tiers.
 
@@ -58,13 +58,14 @@ class TieredStore:
             cold: tiers below the host, nearest first. The first that is not shared is written to as templates come, and
                 what it holds is found at once; templates of the shared ones are looked up when they are asked for.
             cold_policy: empty; ranks the templates of the tier that is not shared.
+            times: of what goes to shared tiers, in the background.
         """
         self._state = StoreState(host, cold, cold_policy, observer or NoObserver())
         self._tiers = tuple(cold)
         self._loader = StepLoader(self._state, self._is_broken)
         nearest = self._state.nearest
         self._behind = None if nearest is None else WriteBehind(self._state, nearest, self._copy)
-        self._replicator = Replicator(self._state, self._loader, self._behind) if self._state.shared else None
+        self._replicator = Replicator(self._state, self._loader, self._behind, times) if self._state.shared else None
         if nearest is not None:
             self._find_what_is_there(nearest)
         for thread in (self._behind, self._replicator):
@@ -144,7 +145,8 @@ class TieredStore:
         """See `RecordStore`: in the nearest tier below the host, as durable as that makes it.
 
         Raises:
-            CacheError: a template that was committed since the last flush is not there.
+            CacheError: a template that was committed since the last flush is not there, or that tier will lose with
+                the next start what no shared one has.
         """
         if self._behind is not None:
             self._behind.flush()
@@ -202,23 +204,25 @@ class TieredStore:
                 most = max(1, host.total_bytes // 2 // host.pages_bytes(entry.size.step_bytes))
                 self._loader.prefetch(entry, (range(entry.size.steps) if steps is None else steps)[:most])
 
-    def warm_up(self) -> int:
-        """Bring the newest templates into memory in the background, whole ones, as far as half of it goes.
+    def warm_up(self, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """Bring the newest templates into memory that is free, whole ones, as far as half of it goes; waits for tiers.
+
+        Args:
+            should_stop: asked before each step; the rest is left out then.
 
         Returns:
-            How many.
+            How many were brought.
         """
-        state = self._state
-        with state.changed:
-            entries = sorted(state.entries.values(), key=lambda entry: entry.created, reverse=True)
-            room, count = state.host.total_bytes // 2, 0
-            for entry in entries:
-                room -= entry.size.steps * state.host.pages_bytes(entry.size.step_bytes)
-                if room < 0:
-                    break
-                self._loader.prefetch(entry, range(entry.size.steps), max_queued=_MAX_WARMED_STEPS)
-                count += 1
-        return count
+        warmed: list[TemplateEntry] = []
+        for entry in self._newest(self._state.host.total_bytes // 2):
+            if not self._bring(entry, should_stop):
+                break
+            warmed.append(entry)
+        with self._state.changed:
+            for entry in reversed(warmed):  # else the newest, which came first, would be the first to go
+                for step in range(entry.size.steps):
+                    self._state.host.get(entry.step_key(step))
+        return len(warmed)
 
     def templates(self, namespace: str | None, after: str = "", limit: int = 1000) -> list[tuple[str, int]]:
         """Names and payload bytes of committed templates, in alphabetical order."""
@@ -308,6 +312,32 @@ class TieredStore:
             with state.changed:
                 state.evict_cold(victim)
 
+    def _newest(self, room: int) -> list[TemplateEntry]:
+        """The newest templates that fit so many bytes of memory together, the newest first."""
+        chosen = []
+        with self._state.changed:
+            for entry in sorted(self._state.entries.values(), key=lambda entry: entry.created, reverse=True):
+                pages_bytes = entry.size.steps * self._state.host.pages_bytes(entry.size.step_bytes)
+                if pages_bytes <= room:
+                    chosen.append(entry)
+                    room -= pages_bytes
+        return chosen
+
+    def _bring(self, entry: TemplateEntry, should_stop: Callable[[], bool]) -> bool:
+        """Bring a template into free memory; False where there is none left, or it is time to stop."""
+        state = self._state
+        for step in range(entry.size.steps):
+            with state.changed:
+                has_room = state.host.free_bytes >= state.host.pages_bytes(entry.size.step_bytes)
+            if should_stop() or state.is_closed or not (has_room or entry.step_key(step) in state.host):
+                return False
+            try:
+                self._loader.bring(entry, step)
+            except CacheError as error:
+                log.warning("template %s cannot be brought into memory: %s", entry.template, error)
+                return False
+        return True
+
     def _find(self, template: str) -> TemplateEntry | None:
         """A template, looked up in the shared tiers if need be."""
         state = self._state
@@ -376,4 +406,6 @@ class TieredStore:
 
 
 def _entry_of(manifest: Manifest, tier: ColdTier) -> TemplateEntry:
-    return TemplateEntry(manifest.template, manifest.size, manifest.cost_ms, manifest.created, tiers=[tier])
+    return TemplateEntry(
+        manifest.template, manifest.size, manifest.cost_ms, manifest.created, manifest.note, tiers=[tier]
+    )

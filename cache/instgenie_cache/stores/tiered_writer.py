@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from instgenie_cache.errors import CacheError, IncompleteTemplateError, RecordFormatError, StoreFullError
+from instgenie_cache.errors import CacheError, RecordFormatError, StoreFullError
+from instgenie_cache.records.manifest import check_note
 from instgenie_cache.records.record import HEADER_BYTES, Record, RecordKey, decode_record, encode_header
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
@@ -45,7 +46,7 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
 
     @property
     def size(self) -> TemplateSize:
-        """What was announced."""
+        """What was announced, until the commit."""
         return self._entry.size
 
     @property
@@ -110,24 +111,22 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
             raise
         self._count_in(step, block)
 
-    def commit(self, cost_ms: float = 0.0) -> None:
+    def commit(self, cost_ms: float = 0.0, *, steps: int | None = None, note: bytes = b"") -> None:
         """See `TemplateWriter`.
 
         Raises:
             CacheError: a cost that is no time, or the store was closed.
         """
         self._check_open()
-        if not 0 <= cost_ms < math.inf:
-            self.abort()
-            raise CacheError(f"a cost of {cost_ms} ms")
-        put = sum(len(blocks) for blocks in self._present.values())
         with self._state.changed:
             self._raise_failure()
-            if put < self.size.records and not self._entry.is_gone:
+            try:
+                size = self._committed_size(cost_ms, steps, note)
+            except CacheError:
                 self.abort()
-                raise IncompleteTemplateError(f"{put} of {self.size.records} records were put")
+                raise
             self._is_open = False
-            if not self._state.commit(self._entry, cost_ms):
+            if not self._state.commit(self._entry, size, cost_ms, note):
                 self._cancel()
             elif self._behind is not None:
                 self._behind.commit(self._entry)
@@ -135,19 +134,33 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
                 self._on_committed(self._entry)
             self._present.clear()
 
+    def _committed_size(self, cost_ms: float, steps: int | None, note: bytes) -> TemplateSize:
+        """What a commit makes of the template.
+
+        Raises:
+            CacheError: it cannot be committed like that.
+        """
+        if not 0 <= cost_ms < math.inf:
+            raise CacheError(f"a cost of {cost_ms} ms")
+        size = self.size.of_steps(steps)
+        check_note(note)
+        if not self._entry.is_gone:  # else not everything was put
+            size.check_whole([step for step, blocks in self._present.items() for _ in blocks])
+        return size
+
     def wait_durable(self) -> None:
         """Wait until what was committed is as durable as the store makes it.
 
         Raises:
-            CacheError: the tier below did not take it.
+            CacheError: the tier below did not take it, or loses it with the next start.
         """
         if self._behind is not None:
             self._behind.wait_durable(self._lasting)
 
     @property
     def is_durable(self) -> bool:
-        """Whether `wait_durable` would return at once."""
-        return self._behind is None or self._state.is_near(self._lasting)
+        """See `ServedWriter`."""
+        return self._behind is None or self._state.is_settled(self._lasting)
 
     def abort(self) -> None:
         """See `TemplateWriter`. No slot may be written to any more."""

@@ -72,12 +72,16 @@ class WriteBehind:
         """Wait until all that was given so far is written.
 
         Raises:
-            CacheError: a template that was committed since the last flush is not in the tier.
+            CacheError: a template that was committed since the last flush is not in the tier, or the next start will
+                lose templates, whenever they were committed.
         """
         with self._state.changed:
             until = self._given
             self._state.changed.wait_for(lambda: self._done >= until)
             error, self._error = self._error, None
+            if error is None and self._tier.fault is not None:
+                near = (entry for entry in self._state.entries.values() if self._tier in entry.tiers)
+                error = next(filter(None, map(self._state.why_not_durable, near)), None)
         if error is not None:
             raise error
 
@@ -85,13 +89,14 @@ class WriteBehind:
         """Wait until a committed template is in the tier.
 
         Raises:
-            CacheError: it will not be.
+            CacheError: it will not be, or not beyond the next start.
         """
         with self._state.changed:
             until = self._given
             self._state.changed.wait_for(lambda: self._done >= until)
-            if entry.error is not None:
-                raise entry.error
+            error = self._state.why_not_durable(entry)
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Write what waits, then end the thread."""
@@ -149,16 +154,17 @@ class WriteBehind:
             # Those that are no longer there were dropped, or given up after a failure. Pins of our own: the entry's are
             # let go when it is dropped.
             pins = {step: self._pin(entry, step) for step in steps if step in entry.unwritten}
+            size = entry.size  # a commit may change it meanwhile
         if not pins:
             return
-        num_bytes = len(pins) * entry.size.step_bytes
+        num_bytes = len(pins) * size.step_bytes
         try:
             self._delete_pending()
             if entry.template in self._pending_deletions:
                 raise CacheError("what was there of it before cannot be deleted")
-            self._make_room(len(pins) * (self._tier.footprint_bytes(entry.size) // entry.size.steps))
+            self._make_room(len(pins) * (self._tier.footprint_bytes(size) // size.steps))
             started = time.perf_counter()
-            self._tier.write_steps(entry.template, entry.size, [(step, pin.slab) for step, pin in pins.items()])
+            self._tier.write_steps(entry.template, size, [(step, pin.slab) for step, pin in pins.items()])
             self._state.observer.written(self._tier.name, num_bytes, time.perf_counter() - started)
         finally:
             with self._state.changed:
@@ -190,6 +196,8 @@ class WriteBehind:
         if not is_whole:
             self._delete(entry)
             return
+        if entry.note:
+            self._make_room(state.footprint_bytes(entry) - self._tier.footprint_bytes(entry.size))
         self._tier.commit(entry.manifest)
         with state.changed:
             if entry.is_gone:  # its deletion is in the queue

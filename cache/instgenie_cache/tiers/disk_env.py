@@ -99,6 +99,7 @@ class DiskEnv:
         self._map_bytes = min(_INITIAL_MAP_BYTES, self._ceiling_bytes)
         self._synced, self._read_only, self._beside_owner = synced, read_only, beside_owner
         self._is_closed = False
+        self._was_deletion = False  # the last change
         self._gate = Gate()
         self._writing = threading.Lock()
         self._env: lmdb.Environment | None = None
@@ -157,6 +158,7 @@ class DiskEnv:
                 self._reopen()  # which failed before
             try:
                 self._write(change, self._deletion_ceiling_bytes if is_deletion else self._ceiling_bytes)
+                self._was_deletion = is_deletion
             except lmdb.PanicError as error:
                 self._reopen()
                 raise CacheError(f"{self.folder / DATA_NAME}: {error}; it was opened anew") from error
@@ -234,6 +236,11 @@ class DiskEnv:
                         f"{self.folder / DATA_NAME} is full: its map has {self._map_bytes} bytes, its ceiling is "
                         f"{ceiling_bytes}"
                     ) from None
+            except StoreFullError:  # on the disk, which may have pages that the last change freed
+                if has_aged or not self._was_deletion:
+                    raise
+                has_aged = True
+                self._age()
 
     def _transact(self, change: Callable[[Transaction], object]) -> None:
         with (
@@ -254,12 +261,14 @@ class DiskEnv:
 
     def _age(self) -> None:
         """Pages that a transaction frees are used again from the one after the next on: be the next."""
-        if self._map_bytes < self._deletion_ceiling_bytes:
+        if self._ceiling_bytes <= self._map_bytes < self._deletion_ceiling_bytes:
             self._grow(min(self._map_bytes + _AGE_BYTES, self._deletion_ceiling_bytes))
         try:
             self._transact(lambda txn: txn.put(b"age", struct.pack("<Q", txn.id())))
-        except lmdb.MapFullError:
+        except (lmdb.MapFullError, StoreFullError):
             _log.debug("%s has no page left to age its free pages with", self.folder)
+        else:
+            self._was_deletion = False
 
     def _reopen(self) -> None:
         with self._gate.alone():

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
@@ -54,6 +54,10 @@ class _Draft:
 
     size: TemplateSize
     steps: set[int] = field(default_factory=set)
+
+    def goes_with(self, size: TemplateSize) -> bool:
+        """Whether its records can be those of a template of that size, which may have fewer steps."""
+        return replace(size, steps=self.size.steps) == self.size
 
 
 class DiskTier:
@@ -149,9 +153,16 @@ class DiskTier:
         """See `ColdTier`."""
         return self._used_bytes
 
-    def footprint_bytes(self, size: TemplateSize) -> int:
+    @property
+    def fault(self) -> str | None:
+        """See `ColdTier`."""
+        if not self._is_broken:
+            return None
+        return f"{self.folder}: its data file is broken, and the next start sets it aside"
+
+    def footprint_bytes(self, size: TemplateSize, note_bytes: int = 0) -> int:
         """See `ColdTier`. On the disk it is no more, free pages aside."""
-        return size.steps * _step_disk_bytes(size)
+        return size.steps * _step_disk_bytes(size) + _note_disk_bytes(note_bytes)
 
     def fill(self) -> DiskFill:
         """How full the file is, for metrics."""
@@ -177,7 +188,7 @@ class DiskTier:
             draft = self._drafts.setdefault(template, _Draft(size))
             try:
                 for step, _ in steps:
-                    if draft.size != size or not 0 <= step < size.steps or step in draft.steps:
+                    if not draft.goes_with(size) or not 0 <= step < size.steps or step in draft.steps:
                         raise CacheError(f"step {step} of {size} does not go with what was written of {template}")
                 if self._used_bytes + wanted_bytes > self._budget_bytes:
                     raise StoreFullError(
@@ -197,15 +208,20 @@ class DiskTier:
         Raises:
             IncompleteTemplateError: steps are missing; what was written is dropped.
         """
-        template, size = manifest.template, manifest.size
+        template, size, note_bytes = manifest.template, manifest.size, _note_disk_bytes(len(manifest.note))
         with self._writing:
             if template in self._committed:
                 raise CacheError(f"{template} is committed already")
             draft = self._drafts.get(template, _Draft(size))
             try:
                 self._check_lasting()
-                if draft.size != size or len(draft.steps) != size.steps:
+                if not draft.goes_with(size) or draft.steps != set(range(size.steps)):
                     raise IncompleteTemplateError(f"{template}: {len(draft.steps)} of {size.steps} steps were written")
+                if self._used_bytes + note_bytes > self._budget_bytes:
+                    raise StoreFullError(
+                        f"a note of {template} in {note_bytes} bytes does not fit: {self._used_bytes} of "
+                        f"{self._budget_bytes} bytes in {self.folder} are used"
+                    )
                 self._change(
                     lambda txn: txn.put(manifest_key(template), encode_manifest(manifest), db=self._env.manifests)
                 )
@@ -214,23 +230,24 @@ class DiskTier:
                 raise
             self._drafts.pop(template, None)
             self._committed[template] = manifest
+            self._used_bytes += note_bytes
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         """See `ColdTier`. Records are verified where they were copied to.
 
         Raises:
             DamageError: a `RecordFormatError`: LMDB cannot find its pages.
         """
         with self._env.read() as txn:
-            for block in range(size.blocks):
+            for place, block in enumerate(blocks or range(size.blocks)):
                 key = RecordKey(template, step, block)
                 found = txn.get(record_key(key), db=self._env.records)
                 if found is None:
                     return False
                 if found.nbytes != size.stored_record_bytes:
                     raise RecordFormatError(f"{key}: {found.nbytes} bytes, expected {size.stored_record_bytes}")
-                slab.write(size.offset(block), found)
-                decode_record(slab.read(size.offset(block), found.nbytes), key)
+                slab.write(size.offset(place), found)
+                decode_record(slab.read(size.offset(place), found.nbytes), key)
         return True
 
     def delete(self, template: str) -> None:
@@ -298,8 +315,8 @@ class DiskTier:
 
     def _check_lasting(self) -> None:
         """Refuse what the next start would throw away."""
-        if self._is_broken:
-            raise CacheError(f"{self.folder}: its data file is broken, and the next start sets it aside")
+        if self.fault is not None:
+            raise CacheError(self.fault)
 
     def _mark_and_write(self, change: Callable[[Transaction], object], is_deletion: bool) -> None:
         if self._unsynced is not None:
@@ -331,7 +348,7 @@ class DiskTier:
         """Strike a template off the books."""
         manifest, draft = self._committed.pop(template, None), self._drafts.pop(template, None)
         if manifest is not None:
-            self._used_bytes -= self.footprint_bytes(manifest.size)
+            self._used_bytes -= self.footprint_bytes(manifest.size, len(manifest.note))
         if draft is not None:
             self._used_bytes -= len(draft.steps) * _step_disk_bytes(draft.size)
 
@@ -384,7 +401,7 @@ class DiskTier:
                 broken.append(name)
             else:
                 self._committed[manifest.template] = manifest
-                self._used_bytes += self.footprint_bytes(manifest.size)
+                self._used_bytes += self.footprint_bytes(manifest.size, len(manifest.note))
         self.broken_manifests = len(broken)
         if broken:
             self._change(lambda txn: [txn.delete(name, db=self._env.manifests) for name in broken], is_deletion=True)
@@ -393,6 +410,11 @@ class DiskTier:
 def _fault(folder: Path) -> str | None:
     data = folder / DATA_NAME
     return find_page_fault(data, thorough=False) if data.exists() else None
+
+
+def _note_disk_bytes(note_bytes: int) -> int:
+    """Pages of a manifest that its note makes long, at most."""
+    return -(-note_bytes // _PAGE_BYTES) * _PAGE_BYTES + _PAGE_BYTES if note_bytes else 0
 
 
 def _step_disk_bytes(size: TemplateSize) -> int:

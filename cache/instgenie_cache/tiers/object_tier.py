@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from instgenie_cache.errors import CacheError, RecordFormatError, StoreFullError
 from instgenie_cache.names import is_template_name
-from instgenie_cache.records.manifest import Manifest, decode_manifest, encode_manifest
+from instgenie_cache.records.manifest import MAX_NOTE_BYTES, Manifest, decode_manifest, encode_manifest
 from instgenie_cache.records.record import RecordKey, decode_record
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _MANIFEST = "=manifest"
-_MAX_MANIFEST_BYTES = 1024
+_MAX_MANIFEST_BYTES = 1024 + MAX_NOTE_BYTES
 # Others write to the store as well: what is larger is a fault of theirs, and none of ours to make room for.
 _MAX_STEPS = _MAX_BLOCKS = 1_000_000
 _MAX_RECORD_BYTES = 1 << 32
@@ -64,7 +64,7 @@ class ObjectTier:
         try:
             from obstore.store import from_url
         except ImportError as error:
-            raise CacheError("an object store needs obstore: pip install 'instgenie[object]'") from error
+            raise CacheError("an object store needs obstore: pip install -e '.[object]' in the repository") from error
         with _errors(url):
             parts = urlsplit(url)
             if parts.scheme == "file":
@@ -92,9 +92,14 @@ class ObjectTier:
         """See `ColdTier`."""
         return 0
 
-    def footprint_bytes(self, size: TemplateSize) -> int:
+    @property
+    def fault(self) -> None:
+        """See `ColdTier`. There is no start at which anything would be thrown away."""
+        return None
+
+    def footprint_bytes(self, size: TemplateSize, note_bytes: int = 0) -> int:
         """See `ColdTier`."""
-        return size.stored_bytes
+        return size.stored_bytes + note_bytes
 
     def manifests(self) -> Iterable[Manifest]:
         """See `ColdTier`. One that is broken is left out."""
@@ -132,7 +137,7 @@ class ObjectTier:
         A manifest of an earlier writing is dropped first: nobody is to read steps of both.
         """
         manifest = _path(template, _MANIFEST)
-        if self._has(manifest):
+        if self._length(manifest) is not None:
             self._delete(manifest)
         for step, slab in steps:
             self._write_step(template, size, step, slab)
@@ -153,15 +158,22 @@ class ObjectTier:
         """See `ColdTier`."""
         self._put(_path(manifest.template, _MANIFEST), encode_manifest(manifest))
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         """See `ColdTier`."""
-        data = self._get(_path(template, f"={step}"), size.step_bytes)
+        path = _path(template, f"={step}")
+        if blocks is None:
+            blocks = range(size.blocks)
+            data = self._get(path, size.step_bytes)
+        else:
+            data = self._get_part(path, size.offset(blocks.start), size.offset(blocks.stop), size.step_bytes)
         if data is None:
             return False
-        if data.nbytes != size.step_bytes:
-            raise RecordFormatError(f"{template}, step {step}: {data.nbytes} bytes, expected {size.step_bytes}")
-        for block in range(size.blocks):
-            offset = size.offset(block)
+        if data.nbytes != size.offset(len(blocks)):
+            raise RecordFormatError(
+                f"{template}, step {step}: {data.nbytes} bytes, expected {size.offset(len(blocks))}"
+            )
+        for place, block in enumerate(blocks):
+            offset = size.offset(place)
             record = data[offset : offset + size.stored_record_bytes]
             decode_record(record, RecordKey(template, step, block))
             slab.write(offset, record)
@@ -197,14 +209,14 @@ class ObjectTier:
             raise CacheError("the object tier is closed")
         return self._store
 
-    def _has(self, path: str) -> bool:
+    def _length(self, path: str) -> int | None:
+        """Bytes of an object, None where it is not there."""
         store = self._opened()
         try:
             with _errors(path):
-                store.head(path)
+                return store.head(path)["size"]
         except _MissingError:
-            return False
-        return True
+            return None
 
     def _get(self, path: str, max_bytes: int) -> memoryview | None:
         """An object, None where it is not there.
@@ -221,6 +233,29 @@ class ObjectTier:
                 return memoryview(found.bytes())
         except _MissingError:
             return None
+
+    def _get_part(self, path: str, begin: int, end: int, whole_bytes: int) -> memoryview | None:
+        """Bytes begin..end of an object, None where it is not there.
+
+        Raises:
+            RecordFormatError: the object is of another length than `whole_bytes`.
+        """
+        store = self._opened()
+        try:
+            with _errors(path):
+                found = store.get(path, options={"range": (begin, end)})
+                found_bytes: int | None = found.meta["size"]
+                if found_bytes == whole_bytes:
+                    return memoryview(found.bytes())
+        except _MissingError:
+            return None
+        except CacheError:  # as for a part that begins beyond the object's end
+            found_bytes = self._length(path)
+            if found_bytes == whole_bytes:
+                raise
+        if found_bytes is None:
+            return None
+        raise RecordFormatError(f"{path}: {found_bytes} bytes, expected {whole_bytes}")
 
     def _put(self, path: str, data: bytes | Iterator[bytes | memoryview]) -> None:
         store = self._opened()

@@ -39,8 +39,13 @@ class ColdTier(Protocol):
         """What it holds of the budget, half-written templates included; 0 where there is no budget."""
         ...
 
-    def footprint_bytes(self, size: TemplateSize) -> int:
-        """What a template of that size takes of the budget."""
+    @property
+    def fault(self) -> str | None:
+        """Why nothing that it holds outlives the next start, and nothing new is taken; None where all is well."""
+        ...
+
+    def footprint_bytes(self, size: TemplateSize, note_bytes: int = 0) -> int:
+        """What a template of that size, with a note of so many bytes, takes of the budget."""
         ...
 
     def manifests(self) -> Iterable[Manifest]:
@@ -53,6 +58,8 @@ class ColdTier(Protocol):
 
     def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
         """Write the records of some steps, which lie in the slabs as `TemplateSize` says.
+
+        The template may be committed with fewer steps than `size` says, as long as it has those that were written.
 
         Where this fails, what was written of the template before is dropped.
 
@@ -70,8 +77,12 @@ class ColdTier(Protocol):
         """
         ...
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         """Fill the slab with the records of a step, each of them verified. False where one of them is lost.
+
+        Args:
+            blocks: adjacent ones, one at least: they alone are read, to the slab's beginning, a stride apart. None is
+                all of them.
 
         Raises:
             RecordFormatError: one is corrupt, or a record of something else.

@@ -35,7 +35,7 @@ class VerifyReport:
         file_bytes: length of the data file.
         free_bytes: pages within it that hold nothing.
         unreadable: why nothing could be checked, or None. The file's pages have to hang together for that.
-        is_repaired: what is broken was dropped after this was found, or the file set aside.
+        after_repair: what was found then, where what is broken was dropped, or the file set aside.
     """
 
     folder: Path
@@ -52,7 +52,12 @@ class VerifyReport:
     file_bytes: int = 0
     free_bytes: int = 0
     unreadable: str | None = None
-    is_repaired: bool = False
+    after_repair: VerifyReport | None = None
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether what is broken was dropped after this was found."""
+        return self.after_repair is not None
 
     @property
     def ok(self) -> bool:
@@ -97,8 +102,7 @@ def verify_folder(folder: str | Path, repair: bool = False) -> VerifyReport:
     report = _checked(folder)
     if report.ok or report.in_use or not repair:
         return report
-    _repair(report)
-    return replace(report, is_repaired=True)
+    return replace(report, after_repair=_repair(report))
 
 
 def _checked(folder: Path) -> VerifyReport:
@@ -225,8 +229,8 @@ def _count_records(env: DiskEnv, template: str) -> int:
         return count
 
 
-def _repair(report: VerifyReport) -> None:
-    """Drop what is broken; what is still not whole then is set aside."""
+def _repair(report: VerifyReport) -> VerifyReport:
+    """Drop what is broken; what is still not whole then is set aside. Returns what is there then."""
     # Opening drops half-written templates and broken manifests, and sets a file aside whose pages are in disorder.
     tier = DiskTier.open(report.folder, budget_bytes=0)
     try:
@@ -237,9 +241,11 @@ def _repair(report: VerifyReport) -> None:
     lock = FolderLock(report.folder)
     lock.take()
     try:
-        if _scan_alone(report.folder).ok:
-            return
+        left = _scan_alone(report.folder)
+        if left.ok:
+            return left
         set_aside(report.folder, "it is not whole after a repair either")
     finally:
         lock.release()
     DiskTier.open(report.folder, budget_bytes=0).close()  # empty
+    return _checked(report.folder)

@@ -27,7 +27,7 @@ from instgenie_cache.errors import (
     StoreFullError,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 ArenaUse: TypeAlias = Literal["none", "read", "write"]
 
@@ -149,6 +149,7 @@ class Commit(Message):
     """Make a writer's template visible.
 
     Attributes:
+        steps, note: see `TemplateWriter.commit`.
         durable: answer once it is on disk.
     """
 
@@ -156,6 +157,8 @@ class Commit(Message):
     reply: ClassVar[type[Message]] = Empty
     writer: int
     cost_ms: float = 0.0
+    steps: int | None = None
+    note: bytes = b""
     durable: bool = False
 
 
@@ -170,13 +173,18 @@ class Abort(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseReply(Message):
-    """The number of a lease within this connection, None where the template is not there, and what was leased."""
+    """The number of a lease within this connection, None where the template is not there, and what was leased.
+
+    Attributes:
+        note: what the template's writer left for its readers.
+    """
 
     lease: int | None
     tier: str = ""
     steps: int = 0
     blocks: int = 0
     record_bytes: int = 0
+    note: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +202,9 @@ class FetchReply(Message):
 
     Attributes:
         lost: the step, or a record of it, is not there.
-        pieces: for clients that map the arena: offset and length of each stretch, in order; they stay until the step or
-            the lease is released. Else None, and the payload is the step's memory, laid out as `TemplateSize` says.
+        pieces: of all the step, for clients that map the arena: offset and length of each stretch, in order; they stay
+            until the step or the lease is released. Else None, and the payload is the step's memory, laid out as
+            `TemplateSize` says, or that of the blocks that were asked for.
     """
 
     lost: bool
@@ -204,12 +213,34 @@ class FetchReply(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch(Message):
-    """Have a step of a lease in memory, loaded if need be."""
+    """Have a step of a lease in memory, loaded if need be.
+
+    Attributes:
+        blocks: the first one that is wanted and the one after the last: where the step is not in memory, they are read
+            and sent, and it is not loaded. None is the whole step.
+    """
 
     op: ClassVar[str] = "fetch"
     reply: ClassVar[type[Message]] = FetchReply
     lease: int
     step: int
+    blocks: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiersReply(Message):
+    """A `TierName` for each step."""
+
+    tiers: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers(Message):
+    """Where the steps of a lease's template are: see `TemplateLease.tiers`."""
+
+    op: ClassVar[str] = "tiers"
+    reply: ClassVar[type[Message]] = TiersReply
+    lease: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +369,7 @@ Request = (
     | Abort
     | Lease
     | Fetch
+    | Tiers
     | Release
     | Prefetch
     | Pin

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from instgenie.idle_threads import let_idle_threads_sleep
 from instgenie_server.cli.config import config
 from instgenie_server.cli.doctor import doctor
 from instgenie_server.cli.edit import edit
@@ -40,7 +41,7 @@ class _Commands(TyperGroup):
             if package not in SERVER_EXTRA:
                 raise
             needs = f"`{ctx.invoked_subcommand}` needs {package.replace('_', '-')}, which is not installed"
-            message = f"{needs}: pip install 'instgenie[server]'"
+            message = f"{needs}: pip install -e '.[server]' in the repository"
         line = " ".join(message.split())
         if len(line) > MAX_MESSAGE_CHARS:
             line = line[:MAX_MESSAGE_CHARS] + " ..."
@@ -77,4 +78,5 @@ def common_options(
 
 def main() -> None:
     """Run the command that the arguments name."""
+    let_idle_threads_sleep()
     app()

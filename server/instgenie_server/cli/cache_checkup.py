@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instgenie_server.cli.record_folder import record_disk_bytes, record_folder
+
+if TYPE_CHECKING:
+    from instgenie_cache.tiers.verify import VerifyReport
 
 CLIENT = "instgenie doctor"
 DEADLINE_SECONDS = 2.0
@@ -36,6 +39,8 @@ def check_cache() -> dict[str, Any]:
 def verify_cache(folder: Path, repair: bool) -> dict[str, Any]:
     """Read every record in a folder; `ok` is False where something is broken and was not dropped.
 
+    Where it was, `after_repair` is the same of what is left.
+
     Raises:
         ParameterError: there is no cache, or it cannot be opened.
     """
@@ -47,10 +52,16 @@ def verify_cache(folder: Path, repair: bool) -> dict[str, Any]:
         report = verify_folder(folder.expanduser(), repair)
     except (CacheError, OSError) as error:
         raise ParameterError("cache", str(error)) from error
+    return _fields(report)
+
+
+def _fields(report: VerifyReport) -> dict[str, Any]:
     return asdict(report) | {
         "folder": str(report.folder),
         "free_share": round(report.free_share, 4),
         "ok": report.ok,
+        "is_repaired": report.is_repaired,
+        "after_repair": None if report.after_repair is None else _fields(report.after_repair),
     }
 
 

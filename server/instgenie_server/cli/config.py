@@ -33,7 +33,10 @@ def show(
     as_toml: Annotated[bool, typer.Option("--toml", help="Print a file for --config that gives the same.")] = False,
     secrets: Annotated[bool, typer.Option("--secrets", help="With --toml: write secrets, not leave them out.")] = False,
 ) -> None:
-    """Print the effective settings with the source of each value. Secrets are masked."""
+    """Print the effective settings with the source of each value; secrets are masked.
+
+    --toml adds what each of them means, and what none stands for.
+    """
     from instgenie_server.settings_report import describe, to_toml
     from instgenie_server.settings_sources import parse_assignments, resolve_settings
 

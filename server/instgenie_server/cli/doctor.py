@@ -69,11 +69,7 @@ def _cache_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("folder", report["folder"])]
     if report["unreadable"]:
         rows += [("cannot be read", report["unreadable"])]
-    rows += [
-        ("templates", f"{report['templates']:,}"),
-        ("whole records", f"{report['records']:,}, {_megabytes(report['record_bytes'])}"),
-        ("data file", f"{_megabytes(report['file_bytes'])}, {report['free_share']:.0%} of it free pages"),
-    ]
+    rows += _count_rows(report)
     for name in ("corrupt_records", "missing_records", "surplus_records", "broken_manifests", "half_templates"):
         if report[name]:
             rows += [(name.replace("_", " "), f"{report[name]:,}")]
@@ -84,6 +80,21 @@ def _cache_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     elif report["in_use"]:
         verdict += ", once nobody uses the folder" if not report["ok"] else "; a cache is at work here"
     return [*rows, ("verdict", verdict)]
+
+
+def _count_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much there is; where something was dropped, before and after that."""
+    rows = [
+        ("templates", f"{report['templates']:,}"),
+        ("whole records", f"{report['records']:,}, {_megabytes(report['record_bytes'])}"),
+        ("data file", f"{_megabytes(report['file_bytes'])}, {report['free_share']:.0%} of it free pages"),
+    ]
+    if not report["is_repaired"]:
+        return rows
+    left = _count_rows(report["after_repair"])
+    return [
+        (name, f"{before}; after the repair {after}") for (name, before), (_, after) in zip(rows, left, strict=True)
+    ]
 
 
 def _place_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:

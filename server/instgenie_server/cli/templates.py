@@ -1,4 +1,4 @@
-"""`instgenie templates`: what a server has recorded."""
+"""`instgenie templates`: pictures that a server was asked to record, since it started."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from instgenie_server.cli.show_table import show_table
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `instgenie templates ls` prints it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-templates = typer.Typer(no_args_is_help=True, help="Templates of a server: pictures that it has recorded.")
+templates = typer.Typer(no_args_is_help=True, help="Templates of a server: pictures sent to it by `warm`.")
 
 
 @templates.command()
 def ls(server: ServerOption = DEFAULT_SERVER, api_key: ApiKeyOption = None, as_json: JsonOption = False) -> None:
-    """List them, newest first."""
+    """List what `warm` sent since the server started, newest first. Edits add nothing to the list."""
     from instgenie_server.client import list_templates
 
     found = ask(server, api_key, list_templates)

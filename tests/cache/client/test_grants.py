@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +73,17 @@ def test_the_last_of_several_that_nobody_takes_gives_it_back() -> None:
         assert late(grants, 2, request, reply) == back
 
 
+def test_the_first_and_the_third_give_up_what_the_second_uses() -> None:
+    for request, reply, back in ((FETCH, MAPPED, STEP), (PIN, HELD, UNPIN)):
+        grants = asked(request, request)
+        grants.answered(1, request, reply)
+        grants.answered(2, request, reply)
+        assert grants.to_give_back(1, request, reply) is None
+        grants.asked(3, request)
+        assert late(grants, 3, request, reply) is None
+        assert grants.to_give_back(2, request, reply) == back
+
+
 def test_somebody_has_the_same_from_before() -> None:
     for request, reply in ((FETCH, MAPPED), (PIN, HELD)):
         grants = asked(request)
@@ -98,7 +110,77 @@ def test_steps_and_pins_are_told_apart() -> None:
     assert late(asked(PIN, other_pin), 1, PIN, HELD) == UNPIN
 
 
-@given(st.lists(st.tuples(st.sampled_from([FETCH, STEP, Release(lease=1), PIN, UNPIN]), st.booleans(), st.booleans())))
+def test_blocks_of_a_step_are_granted_as_the_step() -> None:
+    """Where it is in memory the client has all of it, whatever blocks it asked for."""
+    some, others = Fetch(lease=1, step=2, blocks=[0, 1]), Fetch(lease=1, step=2, blocks=[1, 3])
+    assert late(asked(some), 1, some, MAPPED) == STEP
+    assert late(asked(some), 1, some, FetchReply(lost=False)) is None
+    assert late(asked(some, others), 1, some, MAPPED) is None
+    assert late(asked(FETCH, some), 1, FETCH, MAPPED) is None
+
+
+class Users:
+    """Any number of them ask for one thing, get it and give it up, as they like."""
+
+    def __init__(self, ask: Request, reply: Any, end: Request) -> None:
+        self.grants = Grants()
+        self.ask_for, self.reply, self.end = ask, reply, end
+        self.number = 0
+        self.last_end = 0
+        self.asking: list[int] = []
+        self.having: list[int] = []
+        self.is_granted = False  # as the service sees it, once it has answered everything
+
+    def ask(self, _: int = 0) -> None:
+        self.number += 1
+        self.grants.asked(self.number, self.ask_for)
+        self.asking.append(self.number)
+        self.is_granted = True
+
+    def answer(self, which: int = 0) -> None:
+        if self.asking:
+            number = self.asking.pop(which % len(self.asking))
+            self.grants.answered(number, self.ask_for, self.reply)
+            self.having.append(number)
+
+    def give_up(self, which: int = 0) -> None:
+        if self.having:
+            number = self.having.pop(which % len(self.having))
+            if (back := self.grants.to_give_back(number, self.ask_for, self.reply)) is not None:
+                assert back == self.end
+                assert not [other for other in (*self.asking, *self.having) if other > self.last_end], "it is in use"
+                self.let_go()
+
+    def let_go(self, _: int = 0) -> None:
+        """The user of it ends it for all, as one that closes a lease does."""
+        self.number += 1
+        self.grants.asked(self.number, self.end)
+        self.last_end = self.number
+        self.is_granted = False
+
+
+STEPS = st.tuples(st.sampled_from([Users.ask, Users.answer, Users.give_up, Users.let_go]), st.integers(0, 5))
+
+
+@pytest.mark.parametrize(("ask", "reply", "end"), [(FETCH, MAPPED, STEP), (PIN, HELD, UNPIN)], ids=["step", "pin"])
+@given(st.lists(STEPS, max_size=30))
+def test_it_is_given_back_by_the_last_and_by_no_other(
+    ask: Request, reply: Any, end: Request, script: list[tuple[Any, int]]
+) -> None:
+    users = Users(ask, reply, end)
+    for do, which in script:
+        do(users, which)
+    while users.asking:
+        users.answer()
+    while users.having:
+        users.give_up()
+    assert not users.is_granted
+
+
+ANY = st.sampled_from([FETCH, Fetch(lease=1, step=2, blocks=[0, 1]), STEP, Release(lease=1), PIN, UNPIN])
+
+
+@given(st.lists(st.tuples(ANY, st.booleans(), st.booleans())))
 def test_nothing_is_remembered_of_what_was_released(script: list[tuple[Request, bool, bool]]) -> None:
     """Whatever is answered, and whether that is taken."""
     grants = Grants()

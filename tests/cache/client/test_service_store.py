@@ -197,11 +197,12 @@ def test_every_call_is_a_miss_at_once_and_counted(unreachable: ServiceStore) -> 
     assert unreachable.num_bytes("a") is None
     assert not unreachable.pin("a")
     unreachable.unpin("a")
+    unreachable.prefetch("a")
     unreachable.delete("a")
     unreachable.flush()
     with pytest.raises(ServiceError, match="no connection to the cache service"):
         unreachable.create("a", SIZE)
-    assert unreachable.misses_unreachable == 7
+    assert unreachable.misses_unreachable == 8
     assert unreachable.stats() == StoreStats(0, 0, 0, hits=0, misses=1, evicted_templates=0)
     assert unreachable.arena is None
 

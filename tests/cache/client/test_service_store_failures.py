@@ -92,7 +92,7 @@ async def test_step_of_another_length_ends_the_connection(tmp_path: Path) -> Non
         reading = later(lease.step, 0)
         number, _ = await scene.peer.expect(Fetch)
         scene.peer.reply(number, FetchReply(lost=False), [step_bytes(0)[:-1]])
-        with pytest.raises(ProtocolError, match=f"bytes for a step of {SIZE.step_bytes}"):
+        with pytest.raises(ProtocolError, match=f"bytes of a step, {SIZE.step_bytes} were expected"):
             await reading
         assert not lease.is_valid
 

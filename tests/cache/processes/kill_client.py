@@ -60,7 +60,8 @@ class KillClient:
         size = self._chance.choice(SIZES)
         self._number += 1
         template = name_of(f"{self._name}/{self._number}", size)
-        write(self._store, template, cost_ms=self._chance.uniform(0, 1000))
+        cost_ms, spare_steps = self._chance.uniform(0, 1000), self._chance.randrange(3)
+        write(self._store, template, cost_ms, spare_steps=spare_steps)
         self._written.append(template)
         self.counts["written"] += 1
         if self._chance.random() < 0.5:

@@ -168,11 +168,21 @@ class RandomClient:
         with lease:
             found = set()
             for step in range(size_of(known.name).steps):
-                records = lease.step(step)
+                records = self._records(lease, known.name, step)
                 if records is None:  # deleted meanwhile
                     break
                 found.add(version_of(known.name, step, records))
         assert len(found) <= 1, f"{known.name} is a mixture of the versions {found}"
+
+    def _records(self, lease: TemplateLease, template: str, step: int) -> Sequence[Record] | None:
+        """All of a step's, read at once or in two parts."""
+        if self._chance.random() < 0.5:
+            return lease.step(step)
+        blocks = size_of(template).blocks
+        middle = self._chance.randint(0, blocks)
+        parts = lease.blocks(step, 0, middle), lease.blocks(step, middle, blocks)
+        self.counts["blocks"] += 1
+        return None if parts[0] is None or parts[1] is None else [*parts[0], *parts[1]]
 
     def _hold(self, known: KnownTemplate) -> None:
         """Take a lease for later."""
@@ -192,7 +202,7 @@ class RandomClient:
         lease, template, version = self._leases.pop(self._chance.randrange(len(self._leases)))
         with lease:
             for step in range(size_of(template).steps):
-                records = lease.step(step)
+                records = self._records(lease, template, step)
                 assert records is not None or step, "a step that was read before is lost under its lease"
                 assert records is None or version_of(template, step, records) == version
 

@@ -42,6 +42,7 @@ from instgenie_cache.wire.messages import (
     Request,
     Stat,
     Sweep,
+    Tiers,
 )
 from tests.cache.processes.cache_process import CacheProcess, environment, run
 from tests.cache.small_stores import fill_template, read_template, values_of
@@ -227,13 +228,21 @@ def _valid_requests(chosen: random.Random, created: int) -> list[tuple[dict[str,
         for at in range(SMALL.steps)
         for of in range(SMALL.blocks)
     ]
+    commit = Commit(
+        writer=writer,
+        cost_ms=chosen.random(),
+        steps=chosen.choice([None, None, SMALL.steps, 1]),
+        note=chosen.randbytes(chosen.choice([0, 10])),
+        durable=chosen.random() < 0.1,
+    )
     messages: list[tuple[Request, bytes]] = [
         (Create(template=f"fuzz{(created + 1) % 4}", **size), b""),
         *puts,
-        (Commit(writer=writer, cost_ms=chosen.random(), durable=chosen.random() < 0.1), b""),
+        (commit, b""),
         (Abort(writer=chosen.randrange(1, writer + 1)), b""),
         (Lease(template=template), b""),
-        (Fetch(lease=1, step=step), b""),
+        (Fetch(lease=1, step=step, blocks=chosen.choice([None, [0, block], [block, SMALL.blocks]])), b""),
+        (Tiers(lease=1), b""),
         (Release(lease=chosen.randrange(1, 4), step=chosen.choice([None, step])), b""),
         (Prefetch(template=template, steps=[step]), b""),
         (Pin(template=template, pinned=chosen.random() < 0.5), b""),
@@ -401,3 +410,11 @@ def test_two_thousand_half_open_connections_do_not_make_it_grow(tmp_path: Path) 
         opened, began = Path(f"/proc/{service.process.pid}/fd"), time.monotonic()
         while len(list(opened.iterdir())) > 50:  # it still sees the last ones go
             assert time.monotonic() < began + 10
+
+
+def test_it_shows_its_settings_and_does_not_start(tmp_path: Path) -> None:
+    shown = run(tmp_path / "records", "--show", "--set", "sync_seconds=2")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f'folder = "{tmp_path}/records"' in shown.stdout
+    assert "sync_seconds = 2.0" in shown.stdout
+    assert not (tmp_path / "records").exists()

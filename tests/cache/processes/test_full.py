@@ -208,7 +208,7 @@ def test_template_that_is_being_written_takes_its_room_from_others(tmp_path: Pat
                 store.create(second, size_of(second))
             for step in range(1, 5):
                 writer.put(step, 0, record_of(first, step, 0))
-            writer.commit()
+            writer.commit(note=first.encode())
         assert reads_back(store, first)
         write(store, second)  # the first one is evicted for it
         assert reads_back(store, second)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instgenie_cache import ChecksumError, RecordFormatError, TemplateSize
-from instgenie_cache.records.manifest import MAGIC, Manifest, decode_manifest, encode_manifest
+from instgenie_cache.records.manifest import MAGIC, MAX_NOTE_BYTES, Manifest, decode_manifest, encode_manifest
 
 COUNTS = st.integers(0, 2**63 - 1)
 TIMES = st.floats(0, 1e12)
-MANIFEST = Manifest("tenant/key", TemplateSize(20, 19, 600_000), 1234.5, 1.7e9)
+MANIFEST = Manifest("tenant/key", TemplateSize(20, 19, 600_000), 1234.5, 1.7e9, b"a note")
 
 
 def with_body(body: object) -> bytes:
@@ -26,7 +26,16 @@ def with_body(body: object) -> bytes:
 
 
 @settings(deadline=None)
-@given(st.builds(Manifest, st.text(max_size=80), st.builds(TemplateSize, COUNTS, COUNTS, COUNTS), TIMES, TIMES))
+@given(
+    st.builds(
+        Manifest,
+        st.text(max_size=80),
+        st.builds(TemplateSize, COUNTS, COUNTS, COUNTS),
+        TIMES,
+        TIMES,
+        st.binary(max_size=MAX_NOTE_BYTES),
+    )
+)
 def test_round_trip(manifest: Manifest) -> None:
     assert decode_manifest(encode_manifest(manifest)) == manifest
     assert decode_manifest(memoryview(encode_manifest(manifest))) == manifest
@@ -52,9 +61,9 @@ def test_every_truncation_is_noticed() -> None:
         decode_manifest(data + b"x")
 
 
-@pytest.mark.parametrize("magic", [b"IGM1", b"IGM3", b"IGR2", b"\0\0\0\0"])
+@pytest.mark.parametrize("magic", [b"IGM2", b"IGM4", b"IGR3", b"\0\0\0\0"])
 def test_other_version_is_refused(magic: bytes) -> None:
-    with pytest.raises(RecordFormatError, match="expected magic b'IGM2', got"):
+    with pytest.raises(RecordFormatError, match="expected magic b'IGM3', got"):
         decode_manifest(magic + encode_manifest(MANIFEST)[4:])
 
 
@@ -65,19 +74,22 @@ def test_other_version_is_refused(magic: bytes) -> None:
         7,
         "abcdef",
         [],
-        ["t", 1, 2, 3, 0.0],
-        ["t", 1, 2, 3, 0.0, 0.0, 0.0],
-        [7, 1, 2, 3, 0.0, 0.0],
-        [None, 1, 2, 3, 0.0, 0.0],
-        ["t", -1, 2, 3, 0.0, 0.0],
-        ["t", 1, 2.0, 3, 0.0, 0.0],
-        ["t", 1, 2, True, 0.0, 0.0],
-        ["t", 1, 2, None, 0.0, 0.0],
-        ["t", 1, 2, 3, "x", 0.0],
-        ["t", 1, 2, 3, 0.0, None],
-        ["t", 1, 2, 3, [], 0.0],
+        ["t", 1, 2, 3, 0.0, 0.0],
+        ["t", 1, 2, 3, 0.0, 0.0, b"", b""],
+        [7, 1, 2, 3, 0.0, 0.0, b""],
+        [None, 1, 2, 3, 0.0, 0.0, b""],
+        ["t", -1, 2, 3, 0.0, 0.0, b""],
+        ["t", 1, 2.0, 3, 0.0, 0.0, b""],
+        ["t", 1, 2, True, 0.0, 0.0, b""],
+        ["t", 1, 2, None, 0.0, 0.0, b""],
+        ["t", 1, 2, 3, "x", 0.0, b""],
+        ["t", 1, 2, 3, 0.0, None, b""],
+        ["t", 1, 2, 3, [], 0.0, b""],
+        ["t", 1, 2, 3, 0.0, 0.0, "text"],
+        ["t", 1, 2, 3, 0.0, 0.0, None],
+        ["t", 1, 2, 3, 0.0, 0.0, bytes(MAX_NOTE_BYTES + 1)],
     ],
-    ids=repr,
+    ids=lambda body: repr(body)[:40],
 )
 def test_odd_bodies_are_refused(body: object) -> None:
     with pytest.raises(RecordFormatError, match="unreadable manifest"):
@@ -87,7 +99,7 @@ def test_odd_bodies_are_refused(body: object) -> None:
 @pytest.mark.parametrize("cost", [math.nan, math.inf, -1.0])
 def test_cost_that_eviction_could_not_weigh_is_refused(cost: float) -> None:
     with pytest.raises(RecordFormatError, match="unreadable manifest"):
-        decode_manifest(with_body(["t", 1, 2, 3, cost, 0.0]))
+        decode_manifest(with_body(["t", 1, 2, 3, cost, 0.0, b""]))
 
 
 @settings(deadline=None, max_examples=200)

@@ -119,9 +119,9 @@ def test_trailing_bytes_are_noticed() -> None:
         decode_record(encode_record(KEY, RECORD) + b"x", KEY, verify=False)
 
 
-@pytest.mark.parametrize("magic", [b"IGR0", b"IGR1", b"IGR3", b"IGM2", b"\x89PNG", b"\0\0\0\0"])
+@pytest.mark.parametrize("magic", [b"IGR0", b"IGR2", b"IGR4", b"IGM3", b"\x89PNG", b"\0\0\0\0"])
 def test_other_magic_is_refused(magic: bytes) -> None:
-    with pytest.raises(RecordFormatError, match="expected magic b'IGR2', got") as caught:
+    with pytest.raises(RecordFormatError, match="expected magic b'IGR3', got") as caught:
         decode_record(magic + encode_record(KEY, RECORD)[4:], KEY)
     assert not isinstance(caught.value, ChecksumError)
 

@@ -220,9 +220,9 @@ class _WaitingTier(FakeTier):
         super().__init__()
         self.may_read = threading.Event()
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         assert self.may_read.wait(10)
-        return super().read_step(template, size, step, slab)
+        return super().read_step(template, size, step, slab, blocks)
 
 
 async def test_closing_answers_what_is_in_progress(tmp_path: Path) -> None:

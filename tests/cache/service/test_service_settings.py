@@ -88,6 +88,18 @@ def test_variables_of_programs_that_use_the_cache_are_not_its_own() -> None:
     assert settings.folder != Path("/elsewhere")
 
 
+@pytest.mark.parametrize(("flags", "environ"), [({"colour": "red"}, {}), ({}, {"INSTGENIE_CACHE_COLOUR": "red"})])
+def test_who_names_an_unknown_setting_is_told_the_known_ones(flags: dict[str, object], environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"the settings are folder, host_bytes, .*warm_start.*log_format$"):
+        load_settings(flags=flags, environ=environ)
+
+
+def test_the_known_settings_are_not_told_where_a_value_is_wrong() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags={"sync": "x"}, environ={})
+    assert "the settings are" not in str(caught.value)
+
+
 def test_unknown_variables_and_secrets_in_the_environment_are_refused() -> None:
     with pytest.raises(SettingsError, match="unknown environment variable INSTGENIE_CACHE_COLOUR"):
         load_settings(environ={"INSTGENIE_CACHE_COLOUR": "red"})

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from instgenie_cache import TemplateSize
+from instgenie_cache.records.manifest import MAX_NOTE_BYTES
 from instgenie_cache.records.record import RecordKey
 from instgenie_cache.stores.tiered_lease import TieredLease
 from instgenie_cache.stores.tiered_store import TieredStore
@@ -40,7 +41,15 @@ async def test_what_was_put_is_fetched(side: Side) -> None:
     client = side.client()
     await write(client, "t", first=5)
     lease, _ = await client.ask(Lease(template="t"))
-    assert lease == {"id": lease["id"], "lease": 1, "tier": "host", "steps": 2, "blocks": 2, "record_bytes": 3840}
+    assert lease == {
+        "id": lease["id"],
+        "lease": 1,
+        "tier": "host",
+        "steps": 2,
+        "blocks": 2,
+        "record_bytes": 3840,
+        "note": b"",
+    }
     for step in range(2):
         header, memory = await client.ask(Fetch(lease=1, step=step))
         assert header == {"id": header["id"], "lost": False, "pieces": None}
@@ -223,6 +232,40 @@ async def test_a_commit_without_all_records_is_refused(side: Side) -> None:
     await client.ask(create("t"))
     await client.ask(Put(writer=1, step=0, block=0), record_bytes("t", 0, 0, 0, RECORD_BYTES))
     assert (await client.ask(Commit(writer=1)))[0]["error"] == "incomplete"
+
+
+async def test_a_commit_may_be_of_fewer_steps_and_have_a_note(side: Side) -> None:
+    client = side.client()
+    await client.ask(create("t"))
+    for block in range(SIZE.blocks):
+        await client.ask(Put(writer=1, step=0, block=block), record_bytes("t", 0, block, 7, RECORD_BYTES))
+    assert "error" not in (await client.ask(Commit(writer=1, steps=1, note=b"\0\xff")))[0]
+    leased, _ = await client.ask(Lease(template="t"))
+    assert (leased["steps"], leased["blocks"], leased["note"]) == (1, SIZE.blocks, b"\0\xff")
+    _, memory = await client.ask(Fetch(lease=1, step=0))
+    assert values("t", SIZE, 0, memory) == [7, 7]
+    assert (await client.ask(Fetch(lease=1, step=1)))[0]["lost"] is True
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+async def test_a_commit_of_other_steps_than_were_put_is_refused(side: Side, store: TieredStore, steps: int) -> None:
+    client = side.client()
+    await client.ask(create("t", TemplateSize(4, 1, RECORD_BYTES)))
+    for step in range(2):
+        await client.ask(Put(writer=1, step=step, block=0), record_bytes("t", step, 0, 7, RECORD_BYTES))
+    assert (await client.ask(Commit(writer=1, steps=steps)))[0]["error"] == ("incomplete" if steps == 3 else "cache")
+    assert store.host.free_bytes == store.host.total_bytes
+
+
+async def test_a_note_that_is_too_long_is_refused(side: Side, store: TieredStore) -> None:
+    client = side.client()
+    await client.ask(create("t", ONE))
+    await client.ask(Put(writer=1, step=0, block=0), record_bytes("t", 0, 0, 7, RECORD_BYTES))
+    number = client.send(Commit(writer=1, note=bytes(MAX_NOTE_BYTES + 1)))
+    assert (await client.reply(0))[0]["error"] == "protocol"  # no header holds as much
+    assert number not in client.replies
+    await client.connection.wait_closed()
+    assert store.host.free_bytes == store.host.total_bytes
 
 
 @pytest.mark.parametrize(("template", "steps"), [("a b", 1), ("", 1), ("a/b/c", 1), ("t", 0)])

@@ -148,6 +148,52 @@ async def test_a_flush_tells_of_commits_that_are_too_many_to_remember(cold: Tier
     side.close()
 
 
+async def test_flushes_that_are_asked_for_meanwhile_wait_too(cold: TieredStore, disk: FakeTier) -> None:
+    side = Side(cold)
+    client = side.client()
+    await client.reply(await commit_while_the_disk_waits(client, disk, "t", durable=False))
+    flushes = [client.send(Flush()) for _ in range(3)]
+    # They take one of the two threads for what waits.
+    assert "error" not in (await side.client().ask(Sweep()))[0]
+    assert not set(flushes) & client.replies.keys()
+    disk.gate.set()
+    for number in flushes:
+        assert "error" not in (await client.reply(number))[0]
+    assert "t" in disk.committed
+    side.close()
+
+
+async def test_what_the_disk_refused_is_told_to_all_who_wait(cold: TieredStore, disk: FakeTier) -> None:
+    """A client whose deadline passed asks again, and hears no answer but the last."""
+    side = Side(cold)
+    client = side.client()
+    disk.full_after = 0
+    await client.reply(await commit_while_the_disk_waits(client, disk, "refused", durable=False))
+    flushes = [client.send(Flush()) for _ in range(3)]
+    assert "error" not in (await client.ask(Release(lease=1)))[0]  # so that they have begun
+    disk.gate.set()
+    for number in flushes:
+        assert (await client.reply(number))[0]["error"] == "full"
+    assert "error" not in (await client.ask(Flush()))[0]
+    side.close()
+
+
+async def test_a_flush_need_not_remember_what_was_on_disk_and_went() -> None:
+    disk = FakeTier(ONE.stored_bytes)
+    store = tiered_store(disk)
+    side = Side(store, unflushed=2)
+    client = side.client()
+    for number in range(5):
+        await write(client, f"t{number}", ONE)
+        store.flush()
+        fill_template(store, "other", ONE)  # for which it is evicted
+        store.flush()
+        store.delete("other")
+    assert "error" not in (await client.ask(Flush()))[0]
+    side.close()
+    store.close()
+
+
 async def test_a_cost_is_an_hour_at_most(cold: TieredStore, disk: FakeTier) -> None:
     side = Side(cold)
     client = side.client()
@@ -210,9 +256,9 @@ class _SlowTier(FakeTier):
         super().__init__(name="object" if is_shared else "disk", is_shared=is_shared)
         self.may_read = threading.Event()
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
         assert self.may_read.wait(10)
-        return super().read_step(template, size, step, slab)
+        return super().read_step(template, size, step, slab, blocks)
 
     def manifest(self, template: str) -> Manifest | None:
         assert self.may_read.wait(10)
@@ -294,7 +340,7 @@ async def test_a_client_that_waits_for_its_own_turn_holds_up_nobody() -> None:
     away = threading.Event()
 
     class _Lease:
-        size, tier = SIZE, "disk"
+        size, tier, note = SIZE, "disk", b""
 
         def __init__(self, waits: bool) -> None:
             self.waits = waits

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -14,89 +14,26 @@ from instgenie_cache import (
     BeingWrittenError,
     CacheError,
     IncompleteTemplateError,
-    MemoryStore,
     Record,
     RecordStore,
     StoreFullError,
     TemplateSize,
+    TemplateWriter,
     TierName,
 )
-from instgenie_cache.client.service_store import ServiceStore
-from instgenie_cache.tiers.disk_tier import DiskTier
-from instgenie_cache.wire.handshake import SharedSecret
-from instgenie_cache.wire.messages import ArenaUse
-from tests.cache.running_service import running_service
+from instgenie_cache.records.manifest import MAX_NOTE_BYTES
 from tests.cache.small_stores import (
     RECORD_BYTES,
     fill_of,
     fill_template,
     read_template,
     record_of,
-    tiered_store,
     values_of,
 )
-
-SIZE = TemplateSize(steps=2, blocks=2, record_bytes=RECORD_BYTES)
-ROOM = 4  # templates of that size that a store holds
-SECRET = SharedSecret("tests", b"0123456789abcdef")
-DISK_PAGES = 64  # of memory in front of a disk
+from tests.cache.store_kinds import KINDS, ROOM, SIZE
 
 
-@contextmanager
-def memory_store(_: Path) -> Iterator[RecordStore]:
-    yield MemoryStore(ROOM * SIZE.num_bytes)
-
-
-@contextmanager
-def host_store(_: Path) -> Iterator[RecordStore]:
-    yield tiered_store(pages=ROOM * SIZE.records)
-
-
-@contextmanager
-def disk_store(folder: Path) -> Iterator[RecordStore]:
-    yield tiered_store(DiskTier.open(folder, disk_bytes(folder)), pages=DISK_PAGES)
-
-
-@contextmanager
-def mapped_store(folder: Path) -> Iterator[RecordStore]:
-    with service_store(folder, "read") as store:
-        yield store
-
-
-@contextmanager
-def streamed_store(folder: Path) -> Iterator[RecordStore]:
-    with service_store(folder, "none") as store:
-        yield store
-
-
-@contextmanager
-def tcp_store(folder: Path) -> Iterator[RecordStore]:
-    with service_store(folder, "read", is_remote=True) as store:
-        yield store
-
-
-@contextmanager
-def service_store(folder: Path, arena: ArenaUse, *, is_remote: bool = False) -> Iterator[ServiceStore]:
-    secrets = [{"name": SECRET.name, "secret": SECRET.secret.decode()}]
-    settings: dict[str, Any] = {"tcp": "127.0.0.1:0", "secrets": secrets} if is_remote else {}
-    with running_service(folder, disk_bytes=disk_bytes(folder), **settings) as service:
-        store = ServiceStore.connect(service.addresses[-1], client="test", arena=arena, secret=SECRET)
-        try:
-            yield store
-        finally:
-            store.close()
-
-
-def disk_bytes(folder: Path) -> int:
-    """A budget for `ROOM` templates."""
-    tier = DiskTier.open(folder, 0)
-    try:
-        return ROOM * tier.footprint_bytes(SIZE)
-    finally:
-        tier.close()
-
-
-@pytest.fixture(params=[memory_store, host_store, disk_store, mapped_store, streamed_store, tcp_store])
+@pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RecordStore]:
     """With room for `ROOM` templates of `SIZE`."""
     with request.param(tmp_path) as store:
@@ -237,6 +174,68 @@ def test_of_two_writers_at_a_time_neither_sees_the_records_of_the_other(store: R
         first.put(0, 1, record_of(1, 100))
         first.commit()
     assert read_template(store, "n/a", size) == [[1, 1]]
+
+
+def put_steps(writer: TemplateWriter, steps: int, first: int = 0) -> None:
+    """The first steps of a template of `SIZE`'s blocks, as `fill_template` does."""
+    for step in range(steps):
+        for block in range(SIZE.blocks):
+            writer.put(step, block, record_of(first + step * SIZE.blocks + block))
+
+
+def test_template_may_have_fewer_steps_than_were_announced(store: RecordStore) -> None:
+    with store.create("n/a", TemplateSize(6, SIZE.blocks, RECORD_BYTES)) as writer:
+        put_steps(writer, 2, first=5)
+        writer.commit(steps=2)
+    assert store.num_bytes("n/a") == store.stats().used_bytes == SIZE.num_bytes
+    lease = store.lease("n/a")
+    assert lease is not None
+    with lease:
+        assert lease.step(2) is None
+    store.flush()
+    for number in range(1, ROOM):  # the room of the others was given back
+        fill_template(store, f"n/{number}", SIZE)
+        store.flush()
+    assert read_template(store, "n/a", SIZE) == values_of(SIZE, first=5)
+    assert store.stats().evicted_templates == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "note", "why"),
+    [
+        (0, b"", "0 steps of a template of 6"),
+        (7, b"", "7 steps of a template of 6"),
+        (1, b"", "a record of step 1 was put, the template is to have 1 steps"),
+        (3, b"", "4 of 6 records were put"),
+        (2, bytes(MAX_NOTE_BYTES + 1), "a note of 4097 bytes, 4096 are allowed"),
+    ],
+)
+def test_commit_of_what_was_not_put_is_refused_and_ends_the_writer(
+    store: RecordStore, steps: int, note: bytes, why: str
+) -> None:
+    writer = store.create("n/a", TemplateSize(6, SIZE.blocks, RECORD_BYTES))
+    put_steps(writer, 2)
+    with pytest.raises(CacheError, match=why):
+        writer.commit(steps=steps, note=note)
+    with pytest.raises(CacheError):
+        writer.commit()
+    writer.abort()
+    assert not store.holds("n/a")
+    assert store.stats().used_bytes == 0
+
+
+@pytest.mark.parametrize("note", [b"", b"\0\xff kept: 1, 3", bytes(range(256)) * (MAX_NOTE_BYTES // 256)], ids=len)
+def test_readers_are_given_the_note(store: RecordStore, note: bytes) -> None:
+    fill_template(store, "n/plain", SIZE)
+    with store.create("n/a", SIZE) as writer:
+        put_steps(writer, 2)
+        writer.commit(note=note)
+    store.flush()
+    for template, expected in (("n/a", note), ("n/plain", b"")):
+        lease = store.lease(template)
+        assert lease is not None
+        with lease:
+            assert lease.note == expected
 
 
 # Reading

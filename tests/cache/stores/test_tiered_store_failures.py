@@ -14,6 +14,11 @@ from instgenie_cache import (
     StoreFullError,
     TemplateSize,
 )
+from instgenie_cache.eviction import PolicyName
+from instgenie_cache.stores.build_store import StoreSettings, build_store
+from instgenie_cache.stores.tiered_store import TieredStore
+from instgenie_cache.stores.tiered_writer import TieredWriter
+from tests.cache.damage import lose_pages
 from tests.cache.small_stores import (
     RECORD_BYTES,
     FakeTier,
@@ -182,10 +187,48 @@ def test_warm_up_brings_the_newest_whole_templates_into_half_of_the_memory() -> 
             fill_template(store, name, SIZE, first=number)
     with closing(tiered_store(again := FakeTier(content=disk), pages=11)) as store:  # half has room for one of 4 pages
         assert store.warm_up() == 1
-        wait_until(lambda: len(store.host) == SIZE.steps)
         assert read_template(store, "c", SIZE) == values_of(SIZE, first=2)
-        assert {name for name, _ in again.reads} == {"c"}
-        assert len(again.reads) == SIZE.steps
+        assert again.reads == [("c", step) for step in range(SIZE.steps)]
+
+
+@pytest.mark.parametrize("policy", ["lru", "lfu", "gdsf"])
+def test_newest_of_what_was_warmed_up_is_the_last_to_go(policy: PolicyName) -> None:
+    disk = FakeTier()
+    with closing(tiered_store(disk, pages=64)) as store:
+        for number, name in enumerate("abcd"):
+            fill_template(store, name, SIZE, first=number)
+        fill_template(store, "large", TemplateSize(20, 1, RECORD_BYTES))  # larger than half of the memory
+    with closing(tiered_store(again := FakeTier(content=disk), pages=32, policy=policy)) as store:
+        assert store.warm_up() == 4
+        fill_template(store, "other", TemplateSize(20, 1, RECORD_BYTES))  # for which one of them has to go
+        again.reads.clear()
+        assert read_template(store, "d", SIZE) == values_of(SIZE, first=3)
+        assert not again.reads
+
+
+def test_warm_up_takes_free_memory_alone() -> None:
+    disk = FakeTier()
+    with closing(tiered_store(disk)) as store:
+        fill_template(store, "a", SIZE)
+        fill_template(store, "b", SIZE, first=1)
+    with closing(tiered_store(again := FakeTier(content=disk), pages=16)) as store:
+        fill_template(store, "own", TemplateSize(13, 1, RECORD_BYTES))
+        assert store.warm_up() == 0
+        assert [step for name, step in again.reads if name == "b"] == [0, 1, 2]
+
+
+def test_warm_up_ends_when_it_is_told_to_and_survives_a_tier_that_fails() -> None:
+    disk = FakeTier()
+    with closing(tiered_store(disk)) as store:
+        fill_template(store, "a", SIZE)
+        fill_template(store, "b", SIZE, first=1)
+    with closing(tiered_store(again := FakeTier(content=disk), pages=16)) as store:
+        assert store.warm_up(should_stop=lambda: len(again.reads) >= 2) == 0
+        assert len(again.reads) == 2
+        again.broken = CacheError("I/O error")
+        assert store.warm_up() == 0
+        again.broken = None
+        assert store.warm_up() == 2
 
 
 def test_released_lease_reads_no_more() -> None:
@@ -208,45 +251,6 @@ def test_step_outside_the_template_is_not_there() -> None:
             assert lease.step(4) is None
             assert lease.step(-1) is None
         assert store.holds("a")
-
-
-# A shared tier
-
-
-def test_template_of_another_machine_is_found_and_copied_to_disk() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(FakeTier(), bucket)) as store:
-        fill_template(store, "a", SIZE, first=3)
-    assert bucket.committed.keys() == {"a"}  # closing waits for copies
-    disk = FakeTier()
-    with closing(tiered_store(disk, FakeTier(name="object", is_shared=True, content=bucket))) as store:
-        assert store.lookups_block
-        lease = store.lease("a")
-        assert lease is not None
-        assert lease.tier in ("object", "host", "disk")
-        lease.release()
-        assert read_template(store, "a", SIZE) == values_of(SIZE, first=3)
-    assert disk.committed.keys() == {"a"}
-
-
-def test_shared_tier_that_fails_is_a_miss() -> None:
-    bucket, counts = FakeTier(name="object", is_shared=True), Counts()
-    with closing(tiered_store(FakeTier(), bucket, observer=counts)) as store:
-        bucket.broken = CacheError("unreachable")
-        assert store.lease("a") is None
-        fill_template(store, "a", SIZE)
-        store.flush()
-        assert read_template(store, "a", SIZE) == values_of(SIZE)
-    assert counts.of["failed object"] >= 1
-
-
-def test_deletion_reaches_the_shared_tier() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(FakeTier(), bucket)) as store:
-        fill_template(store, "a", SIZE)
-    with closing(tiered_store(FakeTier(), FakeTier(name="object", is_shared=True, content=bucket))) as store:
-        store.delete("a")
-    assert not bucket.committed
 
 
 # Namespaces, lists, sweeps
@@ -311,79 +315,6 @@ def test_sweep_stops_when_it_is_told_to() -> None:
         store.flush()
         answers = iter([False, False, True])
         assert store.sweep(should_stop=lambda: next(answers)) == (2, 0)
-
-
-# What a review found
-
-
-def test_shared_template_that_was_deleted_does_not_come_back() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(FakeTier(), bucket)) as store:
-        fill_template(store, "a", SIZE)
-    shared = FakeTier(name="object", is_shared=True, content=bucket)
-    with closing(tiered_store(FakeTier(), shared)) as store:
-        assert store.holds("a")
-        shared.delete_gate.clear()
-        store.delete("a")
-        assert store.lease("a") is None
-        assert not store.holds("a")
-        shared.delete_gate.set()
-    assert not bucket.committed
-
-
-def test_deletion_that_the_shared_tier_refuses_is_a_deletion_all_the_same() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(FakeTier(), bucket)) as store:
-        fill_template(store, "a", SIZE, first=1)
-        wait_until(lambda: "a" in bucket.committed)
-        bucket.undeletable = True
-        store.delete("a")
-        assert store.lease("a") is None
-        fill_template(store, "a", SIZE, first=50)
-        store.flush()
-        bucket.undeletable = False
-        store.delete("b")  # something else for the replicator
-        assert read_template(store, "a", SIZE) == values_of(SIZE, first=50)
-    with closing(tiered_store(FakeTier(), FakeTier(name="object", is_shared=True, content=bucket))) as store:
-        assert read_template(store, "a", SIZE) in (None, values_of(SIZE, first=50))  # never the one of before
-
-
-def test_broken_disk_leaves_the_shared_copy_and_is_mended_from_it() -> None:
-    disk, bucket, counts = FakeTier(), FakeTier(name="object", is_shared=True), Counts()
-    with closing(tiered_store(disk, bucket, observer=counts)) as store:
-        fill_template(store, "a", SIZE, first=3)
-        wait_until(lambda: "a" in bucket.committed)
-        push_out(store)
-        disk.flip(RecordKey("a", 1, 0))
-        assert read_template(store, "a", SIZE) == values_of(SIZE, first=3)
-        assert counts.of["corrupt disk"] == 1
-        wait_until(lambda: "a" in bucket.committed)
-        store.flush()
-        push_out(store)
-        assert read_template(store, "a", SIZE) == values_of(SIZE, first=3)  # its next use copies it to the disk anew
-    assert counts.of["corrupt disk"] == 1
-    assert "a" in disk.committed
-
-
-def test_broken_shared_copy_is_deleted_there() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(FakeTier(), bucket)) as store:
-        fill_template(store, "a", SIZE)
-    bucket.flip(RecordKey("a", 0, 0))
-    with closing(tiered_store(FakeTier(), FakeTier(name="object", is_shared=True, content=bucket))) as store:
-        assert read_template(store, "a", SIZE) is not None
-    assert not bucket.committed
-
-
-def test_object_store_alone_below_the_memory() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(bucket)) as store:
-        fill_template(store, "a", SIZE, first=9)
-    with closing(tiered_store(FakeTier(name="object", is_shared=True, content=bucket), pages=4)) as store:
-        assert read_template(store, "a", SIZE) == values_of(SIZE, first=9)
-        wait_until(lambda: not store.stats().used_bytes or store.host.evictable_bytes == store.host.used_bytes)
-        fill_template(store, "b", SIZE, first=90)
-        assert read_template(store, "a", SIZE) == values_of(SIZE, first=9)
 
 
 def test_deletion_that_fails_does_not_end_the_writing() -> None:
@@ -532,43 +463,89 @@ def test_durable_is_asked_of_the_template_that_is_there() -> None:
             second.wait_durable()
 
 
-def test_copy_that_fails_halfway_is_made_at_the_next_use() -> None:
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(bucket)) as store:
-        fill_template(store, "a", SIZE, first=3)
-    shared, disk = FakeTier(name="object", is_shared=True, content=bucket), FakeTier(10 * STORED_BYTES)
-    shared.read_limit = 2
-    with closing(tiered_store(disk, shared)) as store:
-        assert store.holds("a")
-        wait_until(lambda: shared.read_limit == -1)
-        wait_until(lambda: not disk.records)
-        shared.read_limit = None
-        wait_until(lambda: read_template(store, "a", SIZE) is not None and "a" in disk.committed)
-    assert disk.used_bytes == STORED_BYTES
+def write_again(store: TieredStore, template: str) -> TieredWriter:
+    writer = store.create(template, SIZE)
+    for step in range(SIZE.steps):
+        writer.put(step, 0, record_of(step))
+    writer.commit()
+    return writer
 
 
-def test_shared_template_larger_than_the_memory_reaches_the_disk() -> None:
-    size = TemplateSize(12, 1, RECORD_BYTES)
-    bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(bucket)) as store:
-        fill_template(store, "a", size)
+def test_what_the_next_start_throws_away_is_not_durable() -> None:
     disk = FakeTier()
-    with closing(tiered_store(disk, FakeTier(name="object", is_shared=True, content=bucket), pages=4)) as store:
-        assert store.holds("a")
-        wait_until(lambda: "a" in disk.committed)
+    with closing(tiered_store(disk)) as store:
+        fill_template(store, "a", SIZE)
+        store.flush()
+        disk.fault = "/folder is broken"
+        writer = write_again(store, "a")  # which is there, and so is not written anew
+        assert not writer.is_durable
+        for wait in (writer.wait_durable, store.flush, store.flush):
+            with pytest.raises(CacheError, match="template a: /folder is broken"):
+                wait()
+        assert read_template(store, "a", SIZE) == values_of(SIZE)
+        store.delete("a")
+        assert writer.is_durable
+        for wait in (writer.wait_durable, store.flush):
+            wait()
 
 
-def test_deletion_that_fails_does_not_hold_up_others() -> None:
+def test_what_a_shared_tier_has_outlives_a_broken_file() -> None:
+    disk, bucket = FakeTier(), FakeTier(name="object", is_shared=True)
+    with closing(tiered_store(disk, bucket)) as store:
+        fill_template(store, "a", SIZE)
+        wait_until(lambda: "a" in bucket.committed)
+        disk.fault = "/folder is broken"
+        writer = write_again(store, "a")
+        wait_until(lambda: writer.is_durable)
+        writer.wait_durable()
+        store.flush()
+
+
+def test_templates_of_a_shared_tier_are_not_copied_to_a_broken_file() -> None:
     bucket = FakeTier(name="object", is_shared=True)
-    with closing(tiered_store(FakeTier(), bucket)) as store:
-        for name in "abc":
+    with closing(tiered_store(bucket)) as store:
+        fill_template(store, "a", SIZE)
+    disk = FakeTier()
+    disk.fault = "/folder is broken"
+    with closing(tiered_store(disk, FakeTier(name="object", is_shared=True, content=bucket))) as store:
+        assert read_template(store, "a", SIZE) == values_of(SIZE)
+        write_again(store, "a").wait_durable()
+        store.flush()
+    assert not disk.writes
+
+
+def test_damage_that_was_found_is_told_to_whoever_wants_a_template_to_last(tmp_path: Path) -> None:
+    settings = StoreSettings(host_bytes=64 << 20, folder=tmp_path, disk_bytes=64 << 20)
+    with closing(build_store(settings)) as store:
+        for name in "ab":
             fill_template(store, name, SIZE)
-        wait_until(lambda: bucket.committed.keys() == {"a", "b", "c"})
-        bucket.undeletable = True
-        for name in "abc":
-            store.delete(name)
-            store.delete(name)
-        store.delete("unknown")
-        bucket.undeletable_names = {"b"}
-        bucket.undeletable = False
-    assert bucket.committed.keys() == {"b"}
+        store.flush()
+        lose_pages(tmp_path, RecordKey("b", 1, 0))
+        store.delete("b")  # by which it is found
+        new = write_again(store, "c")
+        with pytest.raises(CacheError, match=f"{tmp_path}: its data file is broken"):
+            new.wait_durable()
+        with pytest.raises(CacheError, match=f"{tmp_path}: its data file is broken"):
+            write_again(store, "a").wait_durable()
+        for _ in range(2):
+            with pytest.raises(CacheError, match=f"{tmp_path}: its data file is broken"):
+                store.flush()
+    with closing(build_store(settings)) as store:
+        assert store.templates(None) == []
+        write_again(store, "a").wait_durable()
+
+
+@pytest.mark.parametrize("how", ["deleted", "evicted"])
+def test_nothing_is_to_be_told_of_what_was_durable_and_went(how: str) -> None:
+    disk = FakeTier(STORED_BYTES)
+    with closing(tiered_store(disk)) as store:
+        writer = write_again(store, "a")
+        store.flush()
+        if how == "deleted":
+            store.delete("a")
+        else:
+            fill_template(store, "b", SIZE)
+            store.flush()
+        assert not store.holds("a")
+        assert writer.is_durable
+        writer.wait_durable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,11 @@ TEMPLATES = st.sampled_from(["x/a", "x/b", "y/a", "c"])
 SIZES = st.builds(TemplateSize, st.integers(1, 3), st.integers(1, 2), st.sampled_from([100, RECORD_BYTES]))
 ARENA_PAGES = 8
 DISK_BYTES = 10 * (RECORD_BYTES + 256)
+
+
+def note_of(first: int) -> bytes:
+    """What the writer of a template leaves for its readers."""
+    return str(first).encode()
 
 
 class TieredMachine(RuleBasedStateMachine):
@@ -69,7 +75,8 @@ class TieredMachine(RuleBasedStateMachine):
     def write(self, data: st.DataObject, commits: bool) -> None:
         entry = data.draw(st.sampled_from(self.writers))
         self.writers.remove(entry)
-        writer, template, size, first = entry
+        writer, template, announced, first = entry
+        size = replace(announced, steps=data.draw(st.integers(1, announced.steps)))
         self.flush()  # so that what is evicted does not depend on when the other thread runs
         try:
             for step in range(size.steps):
@@ -82,7 +89,7 @@ class TieredMachine(RuleBasedStateMachine):
             if not commits:
                 writer.abort()
                 return
-            writer.commit(cost_ms=float(first))
+            writer.commit(cost_ms=float(first), steps=size.steps, note=note_of(first))
         except CacheError:
             assert self.has_disk  # which may have been too full of what is in use
             return
@@ -98,6 +105,7 @@ class TieredMachine(RuleBasedStateMachine):
             self.committed.pop(template, None)
         else:
             self.leases.append((lease, *self.committed[template]))
+            assert lease.note == note_of(self.committed[template][1])
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), releases=st.booleans())
@@ -105,9 +113,11 @@ class TieredMachine(RuleBasedStateMachine):
         entry = data.draw(st.sampled_from(self.leases))
         lease, size, first = entry
         step = data.draw(st.integers(0, size.steps - 1))
-        records = lease.step(step)
+        ends = data.draw(st.none() | st.tuples(*2 * [st.integers(0, size.blocks)]))
+        begin, stop = sorted(ends or (0, size.blocks))
+        records = lease.step(step) if ends is None else lease.blocks(step, begin, stop)
         if records is not None:
-            assert [fill_of(record) for record in records] == values_of(size, first)[step]
+            assert [fill_of(record) for record in records] == values_of(size, first)[step][begin:stop]
         else:
             assert (size, first) not in self.committed.values()  # else it is under lease, and whole
         if releases:
@@ -122,6 +132,10 @@ class TieredMachine(RuleBasedStateMachine):
         for entry in [entry for entry in self.writers if entry[1] == template]:
             entry[0].abort()
             self.writers.remove(entry)
+
+    @rule(template=TEMPLATES)
+    def prefetch(self, template: str) -> None:
+        self.store.prefetch(template)
 
     @rule(template=TEMPLATES, pinned=st.booleans())
     def pin(self, template: str, pinned: bool) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instgenie_cache import CacheError
-from instgenie_cache.records.manifest import Manifest
+from instgenie_cache.records.manifest import MAX_NOTE_BYTES, Manifest
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.disk_tier import DiskTier
@@ -83,6 +83,32 @@ def test_steps_come_from_and_go_to_slabs_in_pieces(tier: ColdTier) -> None:
     assert bytes(slab.read(*where)) == bytes(step_slab("a", SIZE, 1).read(*where))
 
 
+def test_a_template_may_be_committed_with_fewer_steps_than_were_announced(tier: ColdTier) -> None:
+    size, note = TemplateSize(1, SIZE.blocks, SIZE.record_bytes), bytes(range(256)) * (MAX_NOTE_BYTES // 256)
+    tier.write_steps("a", SIZE, [(0, step_slab("a", SIZE, 0))])
+    manifest = Manifest("a", size, cost_ms=0.0, created=0.0, note=note)
+    tier.commit(manifest)
+    assert tier.manifest("a") == manifest
+    assert list(tier.manifests()) == [manifest]
+    assert reads_back(tier, "a", size)
+    assert not reads_back(tier, "a", SIZE)
+    tier.delete("a")
+    assert tier.used_bytes == 0
+
+
+def test_some_blocks_of_a_step_are_read_alone(tier: ColdTier) -> None:
+    size = TemplateSize(steps=2, blocks=4, record_bytes=5000)
+    write_template(tier, "a", size)
+    expected = step_slab("a", size, 1)
+    for first in range(size.blocks):
+        for stop in range(first + 1, size.blocks + 1):
+            slab = Slab.private(size.offset(stop - first))
+            assert tier.read_step("a", size, 1, slab, range(first, stop))
+            for block in range(first, stop):
+                found = slab.read(size.offset(block - first), size.stored_record_bytes)
+                assert found == expected.read(size.offset(block), size.stored_record_bytes)
+
+
 def test_what_has_no_manifest_is_not_there(tier: ColdTier) -> None:
     tier.write_steps("a", SIZE, [(0, step_slab("a", SIZE, 0))])
     assert tier.manifest("a") is None
@@ -98,8 +124,9 @@ def test_sweeping_leaves_what_is_being_written_and_what_is_committed(tier: ColdT
 
 def test_an_unknown_step_is_no_error(tier: ColdTier) -> None:
     write_template(tier, "a")
-    assert not tier.read_step("a", SIZE, SIZE.steps, Slab.private(SIZE.step_bytes))
-    assert not tier.read_step("b", SIZE, 0, Slab.private(SIZE.step_bytes))
+    for blocks in (None, range(1, 2)):
+        assert not tier.read_step("a", SIZE, SIZE.steps, Slab.private(SIZE.step_bytes), blocks)
+        assert not tier.read_step("b", SIZE, 0, Slab.private(SIZE.step_bytes), blocks)
     assert tier.manifest("b") is None
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from instgenie_cache import StoreFullError
+from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.disk_env import DiskEnv, Transaction
 from instgenie_cache.tiers.disk_tier import DiskTier, SyncPolicy
@@ -162,3 +165,40 @@ def test_templates_are_deleted_on_a_disk_without_any_room(small_disk: Path, sync
     write_template(tier, "newer", LARGE)
     tier.close()
     assert verify_folder(small_disk).ok
+
+
+@contextmanager
+def longest_file(num_bytes: int) -> Iterator[None]:
+    """Let this process write no longer file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("spare_bytes", [0, 28 << 10, 300 << 10, 1540 << 10])
+def test_room_of_the_last_deletions_is_used_at_once_on_a_full_disk(tmp_path: Path, spare_bytes: int) -> None:
+    """LMDB gives it out only to the change after the next, and one that fails is none."""
+    size = TemplateSize(steps=2, blocks=2, record_bytes=500_000)
+    tier = DiskTier.open(tmp_path, BUDGET_BYTES)
+
+    def write(name: str) -> bool:
+        try:
+            tier.write_steps(name, size, [(step, step_slab(name, size, step)) for step in range(size.steps)])
+            tier.commit(Manifest(name, size, cost_ms=1.0, created=2.0))
+        except StoreFullError:
+            return False
+        return True
+
+    with longest_file((12 << 20) + spare_bytes):
+        number = 0
+        while write(f"t{number}"):
+            number += 1
+        for name in ("t0", "t1"):
+            tier.delete(name)
+        assert write("new")
+        assert reads_back(tier, "new", size)
+    tier.close()
+    assert verify_folder(tmp_path).ok

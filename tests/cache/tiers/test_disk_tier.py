@@ -8,13 +8,14 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
 import pytest
 
 from instgenie_cache import CacheError, ChecksumError, IncompleteTemplateError, RecordFormatError, StoreFullError
-from instgenie_cache.records.manifest import Manifest
+from instgenie_cache.records.manifest import MAX_NOTE_BYTES, Manifest
 from instgenie_cache.records.record import HEADER_BYTES, RecordKey
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
@@ -133,6 +134,57 @@ def test_a_commit_without_all_steps_is_refused(tier: DiskTier) -> None:
     with pytest.raises(IncompleteTemplateError, match="1 of 3"):
         tier.commit(Manifest("a", SIZE, 0.0, 0.0))
     assert tier.used_bytes == 0
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_commit_of_other_steps_than_were_written_is_refused(tier: DiskTier, steps: int) -> None:
+    tier.write_steps("a", SIZE, [(step, step_slab("a", SIZE, step)) for step in (0, 1)])
+    with pytest.raises(IncompleteTemplateError, match=f"2 of {steps}"):
+        tier.commit(Manifest("a", replace(SIZE, steps=steps), 0.0, 0.0))
+    assert tier.used_bytes == 0
+
+
+def test_steps_that_are_written_when_it_is_known_that_there_are_fewer(tier: DiskTier) -> None:
+    fewer = replace(SIZE, steps=2)
+    tier.write_steps("a", SIZE, [(0, step_slab("a", SIZE, 0))])
+    tier.write_steps("a", fewer, [(1, step_slab("a", SIZE, 1))])
+    tier.commit(Manifest("a", fewer, 0.0, 0.0))
+    assert reads_back(tier, "a", fewer)
+    assert tier.used_bytes == tier.footprint_bytes(fewer)
+
+
+def test_a_note_counts_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
+    tier = DiskTier.open(tmp_path, 0)
+    budget_bytes = tier.footprint_bytes(SIZE, 1)
+    tier.close()
+    tier = DiskTier.open(tmp_path, budget_bytes)
+    slabs = [(step, step_slab("a", SIZE, step)) for step in range(SIZE.steps)]
+    tier.write_steps("a", SIZE, slabs)
+    with pytest.raises(StoreFullError, match="a note of a in 12288 bytes does not fit"):
+        tier.commit(Manifest("a", SIZE, 0.0, 0.0, bytes(4097)))  # longer than stores allow
+    assert tier.used_bytes == 0
+    tier.write_steps("a", SIZE, slabs)
+    tier.commit(Manifest("a", SIZE, 0.0, 0.0, bytes(MAX_NOTE_BYTES)))
+    assert tier.used_bytes == budget_bytes
+    tier.close()
+    tier = DiskTier.open(tmp_path, budget_bytes)
+    assert tier.used_bytes == budget_bytes
+    tier.delete("a")
+    assert tier.used_bytes == 0
+    tier.close()
+
+
+@pytest.mark.parametrize("note_bytes", [1, 1500, 2000, 4000, MAX_NOTE_BYTES])
+def test_the_file_holds_no_more_than_the_books_say_of_templates_with_notes(tier: DiskTier, note_bytes: int) -> None:
+    size = TemplateSize(steps=1, blocks=1, record_bytes=1)
+    empty = tier.fill()
+    for number in range(100):
+        template = f"{number:03}" + "x" * 137
+        tier.write_steps(template, size, [(0, step_slab(template, size, 0))])
+        tier.commit(Manifest(template, size, 0.0, 0.0, bytes(note_bytes)))
+    fill = tier.fill()
+    taken = (fill.file_bytes - fill.free_bytes) - (empty.file_bytes - empty.free_bytes)
+    assert taken <= tier.used_bytes + (64 << 10)
 
 
 def test_a_committed_template_is_not_written_over(tier: DiskTier) -> None:

@@ -59,12 +59,60 @@ def test_a_flipped_bit_in_a_step_is_found(position: int) -> None:
         tier.read_step("a", SIZE, 1, Slab.private(SIZE.step_bytes))
 
 
+def test_blocks_of_a_step_are_the_only_bytes_that_are_asked_for() -> None:
+    class RangedStore(MemoryStore):
+        ranges: list[object]
+
+        def get(self, *arguments: Any, **options: Any) -> Any:
+            found = super().get(*arguments, **options)
+            self.ranges.append(found.range)
+            return found
+
+    store = RangedStore()
+    store.ranges = []
+    tier = ObjectTier(store)
+    write_template(tier, "a")
+    assert tier.read_step("a", SIZE, 1, Slab.private(SIZE.stride_bytes), range(1, 2))
+    assert store.ranges == [(SIZE.offset(1), SIZE.offset(2))]
+
+
+def test_broken_blocks_of_a_step_are_found() -> None:
+    store = MemoryStore()
+    tier = ObjectTier(store)
+    write_template(tier, "a")
+    whole = bytes(store.get("a/=1").bytes())
+    slab = Slab.private(SIZE.stride_bytes)
+    flipped = bytearray(whole)
+    flipped[SIZE.offset(1) + 300] ^= 1
+    store.put("a/=1", bytes(flipped))
+    assert tier.read_step("a", SIZE, 1, slab, range(1))
+    with pytest.raises(ChecksumError):
+        tier.read_step("a", SIZE, 1, slab, range(1, 2))
+    for wrong in (whole[:-1], whole[: SIZE.offset(1)], whole + b"x"):
+        store.put("a/=1", wrong)
+        with pytest.raises(RecordFormatError, match=f"{len(wrong)} bytes, expected {SIZE.step_bytes}"):
+            tier.read_step("a", SIZE, 1, slab, range(1, 2))
+
+
+def test_store_that_fails_is_no_broken_step() -> None:
+    class FailingStore(MemoryStore):
+        def get(self, *_: object, **options: object) -> NoReturn:
+            raise OSError("Connection reset by peer")
+
+    store = FailingStore()
+    tier = ObjectTier(store)
+    write_template(tier, "a")
+    with pytest.raises(CacheError, match="Connection reset") as caught:
+        tier.read_step("a", SIZE, 1, Slab.private(SIZE.stride_bytes), range(1, 2))
+    assert not isinstance(caught.value, RecordFormatError)
+
+
 def test_a_broken_manifest_is_told_of_and_left_out_of_the_list() -> None:
     store = MemoryStore()
     tier = ObjectTier(store)
     kept = write_template(tier, "a")
     write_template(tier, "b")
-    store.put("b/=manifest", b"IGM2" + bytes(30))
+    store.put("b/=manifest", b"IGM3" + bytes(30))
     store.put("c/=manifest", bytes(store.get("a/=manifest").bytes()))
     with pytest.raises(ChecksumError):
         tier.manifest("b")
@@ -121,10 +169,10 @@ def test_objects_that_are_too_long_are_not_read() -> None:
             return SimpleNamespace(meta=found.meta)  # without bytes()
 
     store = UnreadableStore()
-    store.put("a/=manifest", bytes(5000))
+    store.put("a/=manifest", bytes(6000))
     store.put("a/=0", bytes(SIZE.step_bytes + 1))
     tier = ObjectTier(store)
-    with pytest.raises(RecordFormatError, match="5000 bytes, expected"):
+    with pytest.raises(RecordFormatError, match="6000 bytes, expected"):
         tier.manifest("a")
     with pytest.raises(RecordFormatError, match="expected"):
         tier.read_step("a", SIZE, 0, Slab.private(SIZE.step_bytes))

@@ -65,10 +65,12 @@ def test_corrupt_records_are_found_and_their_template_is_dropped(folder: Path) -
     assert not report.ok
     assert (report.corrupt_records, report.broken_templates) == (1, ("b",))
     assert report.records == 2 * SIZE.records - 1
-    assert verify_folder(folder, repair=True).is_repaired
+    repaired = verify_folder(folder, repair=True)
+    assert (repaired.is_repaired, repaired.templates) == (True, 2)
     after = verify_folder(folder)
     assert after.ok
     assert after.templates == 1
+    assert repaired.after_repair == after
 
 
 def test_missing_records_are_found(folder: Path) -> None:

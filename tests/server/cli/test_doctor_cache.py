@@ -61,8 +61,23 @@ def test_repaired(run: Run, broken: Path) -> None:
     repaired = run("doctor", "--cache", broken, "--repair")
     assert repaired.exit_code == 0, repaired.output
     assert "is dropped" in repaired.stdout
+    assert "2; after the repair 1" in repaired.stdout
     report = json.loads(run("doctor", "--cache", broken, "--json").stdout)
     assert (report["ok"], report["templates"], report["records"]) == (True, 1, 4)
+
+
+def test_the_counts_of_a_repair_are_those_before_and_after_it(run: Run, broken: Path) -> None:
+    report = json.loads(run("doctor", "--cache", broken, "--repair", "--json").stdout)
+    left = report["after_repair"]
+    assert (report["ok"], report["is_repaired"], report["templates"], report["records"]) == (True, True, 2, 7)
+    assert (left["ok"], left["is_repaired"], left["templates"], left["records"]) == (True, False, 1, 4)
+
+
+def test_a_file_that_was_set_aside_has_nothing_left(run: Run, folder: Path) -> None:
+    (folder / DATA_NAME).write_bytes(b"garbage" * 10_000)
+    report = json.loads(run("doctor", "--cache", folder, "--repair", "--json").stdout)
+    assert report["unreadable"]
+    assert (report["ok"], report["after_repair"]["ok"], report["after_repair"]["templates"]) == (True, True, 0)
 
 
 def test_in_use(run: Run, broken: Path) -> None:

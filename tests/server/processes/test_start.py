@@ -83,7 +83,7 @@ def test_folder_that_cannot_be_written(tiny_builtin: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("missing", ["aiohttp", "uvloop", "aiosqlite"])
 def test_serve_without_the_server_extra(tmp_path: Path, missing: str) -> None:
     result = instgenie("serve", "--data-dir", tmp_path, without=[missing])
-    assert_refused(result, "`serve` needs", missing.replace("_", "-"), "pip install 'instgenie[server]'")
+    assert_refused(result, "`serve` needs", missing.replace("_", "-"), "pip install -e '.[server]'")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -99,7 +99,7 @@ def test_serve_without_the_server_extra(tmp_path: Path, missing: str) -> None:
 def test_commands_without_the_server_extra(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "picture.png").write_bytes(mask_png())
     result = instgenie(*(word.replace("picture.png", f"{tmp_path}/picture.png") for word in command), without=EXTRA)
-    assert_refused(result, "needs", "pip install 'instgenie[server]'")
+    assert_refused(result, "needs", "pip install -e '.[server]'")
 
 
 def test_a_broken_installation_is_not_a_missing_extra(tmp_path: Path) -> None:
