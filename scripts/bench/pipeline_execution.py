@@ -9,8 +9,8 @@ rule computes in full, put first, where a masked-only flow can run them: with eq
 the rule has them. Costs are calibrated once, and learn from an edit at each bandwidth that is not counted.
 
 A round runs all policies at one bandwidth one after the other; `of best` is the median of the ratios, within a round,
-to the faster one of dense and always_cached. Stalls are what the computation was measured to wait for records. `off`
-is how far the median step is from what was planned.
+to the faster one of dense and always_cached. Stalls are what the computation was measured to wait for records. `full`
+is blocks that were computed on all tokens, `off` how far the median step is from what was planned.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def sample_request(size: int) -> EditRequest:
 def table(rows: Sequence[Row]) -> Table:
     """The figures for people."""
     shown = Table(title="plans as they are run, from a throttled disk")
-    for column in ("load / dense step", "policy", "step ms", "of best", "stall", "unplanned", "full blocks", "off"):
+    for column in ("load", "policy", "step ms", "of best", "stall", "unplanned", "full", "off"):
         shown.add_column(column, justify="left" if column == "policy" else "right")
     for row in rows:
         shown.add_row(

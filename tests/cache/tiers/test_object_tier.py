@@ -221,5 +221,5 @@ def test_names_that_would_leave_their_folder_are_refused(name: str) -> None:
 
 def test_without_obstore_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(CacheError, match=r"instgenie\[object\]"):
+    with pytest.raises(CacheError, match=r"pip install -e '\.\[object\]'"):
         ObjectTier.open("memory:///")
