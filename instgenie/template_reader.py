@@ -145,7 +145,12 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
             return self._opened(row, plan, StepContext(payloads, form, positions), None, started)
         if self._lease is None:
             return None
-        plan = self._plan(shapes, self._supply(row, load))
+        supply = self._supply(row, load)
+        plan = self._plan(shapes, supply)
+        # What is on the device costs nothing from then on: a step that there is room for is taken whole, once.
+        is_kept = (plan is None or plan.full_prefix < form.blocks) and self._device.reserve(row, form.step_bytes)
+        if plan is not None and plan.full_prefix and is_kept:
+            plan = self._plan(shapes, supply, takes_all=True)
         blocks = range(0 if plan is None else plan.full_prefix, form.blocks)
         if load is None and not blocks:
             return self._opened(row, plan, None, None, started)
@@ -154,11 +159,12 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         load.begin(blocks)
         if (error := load.error) is not None:  # at once, where nothing has to be waited for
             load.release()
+            self._device.done()
             self._note(error, step)
             return None
         context = StepContext(load, form, positions, owns=not load.is_direct) if blocks else None
         if context is not None:
-            context.keep = blocks.start == 0 and self._device.reserve(row, form.step_bytes)
+            context.keep = is_kept
         return self._opened(row, plan, context, load, started)
 
     def load_ahead(self, step: int) -> None:
@@ -234,8 +240,8 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         if below is not None and self._planner is not None:
             self._reads_blocks = not self._planner.loads_hide(shapes, below, self._form.step_bytes)
 
-    def _plan(self, shapes: Sequence[SegmentShape], supply: StepSupply) -> StepPlan | None:
-        return None if self._planner is None else self._planner.plan(shapes, supply)
+    def _plan(self, shapes: Sequence[SegmentShape], supply: StepSupply, *, takes_all: bool = False) -> StepPlan | None:
+        return None if self._planner is None else self._planner.plan(shapes, supply, takes_all=takes_all)
 
     def _supply(self, row: int, load: StepLoad | None) -> StepSupply:
         form, tier = self._form, self._tier_of(row)

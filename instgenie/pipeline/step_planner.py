@@ -47,18 +47,20 @@ class StepPlanner:
         """
         self.costs, self._policy, self._guard = costs, policy, guard
 
-    def plan(self, shapes: Sequence[SegmentShape], supply: StepSupply) -> StepPlan:
+    def plan(self, shapes: Sequence[SegmentShape], supply: StepSupply, *, takes_all: bool = False) -> StepPlan:
         """How to run a step.
 
         Args:
             shapes: its segments, with their active tokens.
+            takes_all: take every record, however long that takes.
         """
         costs = self._block_costs(shapes, supply)
         busy_ms = sum(self.costs.load_ms(tier, num_bytes) for tier, num_bytes in supply.queued.items())
         loader = LoaderState(busy_ms, supply.budget_bytes if supply.buffer_bytes else None)
         may_plan = self._guard is None or self._guard.follows_plan
         policy = self._policy if may_plan else dense
-        full_blocks = sum(policy(costs, loader))  # first ones: no later than the same number elsewhere
+        # First ones: no later than the same number elsewhere.
+        full_blocks = 0 if takes_all else sum(policy(costs, loader))
         is_full = [block < full_blocks for block in range(len(costs))]
         times = timeline(costs, loader, is_full)
         return StepPlan(full_blocks, times.step_ms + self.costs.overhead_ms(shapes), times.stall_ms)

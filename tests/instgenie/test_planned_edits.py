@@ -166,6 +166,16 @@ def test_loader_gives_everything_back_when_an_edit_is_left(builtin_kind: Checkpo
         assert editor._loader.held_bytes == 0
 
 
+def test_step_that_the_device_has_room_for_is_taken_whole_once(builtin_kind: Checkpoint, recorded: Path) -> None:
+    with disk_editor(builtin_kind, recorded, device_cache_bytes=64 * MIB) as (editor, tier):
+        editor.plan_steps(StepPlanner(costs_of(builtin_kind, SLOW), prefix_of(1)))
+        first = editor.edit(a_request()).timings
+        tier.reads.clear()
+        second = editor.edit(a_request()).timings
+        assert (first.full_blocks, first.tier, second.tier) == (0, "disk", "device")
+        assert not tier.reads
+
+
 def test_costs_follow_what_is_measured(builtin_kind: Checkpoint, recorded: Path) -> None:
     """A disk that was thought to be slow beyond use, and is not, is used once it was seen."""
     costs = costs_of(builtin_kind, SLOW, full_is_dear=True)
