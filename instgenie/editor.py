@@ -271,8 +271,8 @@ class Editor:
             return None
         timings.cache = outcome
         if outcome == "hit":
-            rows = [reader.row_of(step) for step in steps]
-            timings.tier = "device" if self.device_tier.holds(template.key, rows) else reader.tier()
+            kept = [reader.kept_step(step) for step in steps]
+            timings.tier = "device" if self.device_tier.holds(template.key, kept) else reader.tier()
         reader.prefetch(steps, shapes)
         return reader
 
@@ -408,13 +408,13 @@ class Editor:
         if reader.is_foreign:
             log.warning("template %s has records that are not this model's, and is dropped", template.key)
             self._drop(template.key)
+        elif reader.is_lost:  # in the store there may be a successor, which is not this edit's to drop
+            self.device_tier.drop(template.key)
         elif reader.is_below:  # the next edit shall find it nearer
             try:
                 self.store.prefetch(template.key)
             except CacheError as error:
                 log.warning("template %s cannot be brought into memory: %s", template.key, error)
-        elif reader.is_lost:  # in the store there may be a successor, which is not this edit's to drop
-            self.device_tier.drop(template.key)
 
     def _learn(self, loaded: Loaded) -> None:
         if self._planner is not None:

@@ -55,7 +55,10 @@ class LeaseSource:
 
     def _read(self, first: int, stop: int) -> Sequence[Record] | None:
         if self._by_blocks:
-            return self._lease.blocks(self._step, first, stop)
+            records = self._lease.blocks(self._step, first, stop)
+            # Somebody else may have brought the step into memory meanwhile.
+            self.is_timed = self.is_timed and self._lease.tiers()[self._step] != "host"
+            return records
         if self._whole is None:
             whole = self._lease.step(self._step)
             if whole is not None and len(whole) != self._form.blocks:

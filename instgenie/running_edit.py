@@ -141,22 +141,25 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
             return None
         if self.step + 1 < self.steps:
             reader.load_ahead(state.record_step + 1)
-        marks = marks_on(forward.device)
+        marks = marks_on(forward.device) if opened.plan is not None else None
 
         def on_block(block: int) -> None:
-            marks.add()
+            if marks is not None:
+                marks.add()
             opened.computed(block)
 
         before = replace(state)  # its tensors are replaced in a step, not written to
         try:
-            marks.add()
+            if marks is not None:
+                marks.add()
             advance(forward, [state], [opened.context], opened.full_blocks, on_block)
-            marks.add()
+            if marks is not None:
+                marks.add()
         except CacheError as error:
             self._state = before
             reader.abandon(error)
             return None
-        if reader.finish(self._shapes, marks.intervals_ms()):
+        if reader.finish(self._shapes, [] if marks is None else marks.intervals_ms()):
             return opened
         self._state = before
         return None

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 _COPIED_BYTES_PER_MS = 20_000_000
 
 
-_STALLED_SHARE = 0.05  # of a step: waiting for so much of it says that loads set the pace
+# Of a step, and at least: waiting for so much of it says that loads set the pace.
+_STALLED_SHARE, _STALLED_MS = 0.05, 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -92,11 +93,15 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         self._fetched_whole: set[int] = set()  # rows that the store was told to bring
         self._open: OpenStep | None = None
         self._ahead: tuple[int, StepLoad] | None = None  # of the step that comes next, by its row
-        self._last_ready: float | None = None  # when the computation of the last step could begin
+        self._last_compute_ms = 0.0  # of the last step
 
     def row_of(self, step: int) -> int:
         """The row of the template's records that serves a step."""
         return step if self._keyframes is None else self._keyframes.row_of(step)
+
+    def kept_step(self, step: int) -> int:
+        """The step whose records serve a step: under it they are on the device, whatever row the store gives them."""
+        return step if self._keyframes is None else self._keyframes.kept[self.row_of(step)]
 
     def prefetch(self, steps: Sequence[int], shapes: Sequence[SegmentShape]) -> None:
         """Say which steps will be read, in this order.
@@ -107,13 +112,15 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         Args:
             shapes: the edit's segments.
         """
-        rows = [row for row in dict.fromkeys(self.row_of(step) for step in steps) if not self._device.holds(row)]
+        missing = [step for step in steps if not self._device.holds(self.kept_step(step))]
+        rows = list(dict.fromkeys(self.row_of(step) for step in missing))
         lease = self._lease
         if lease is None or not rows:
             return
-        try:
-            self._tiers = list(lease.tiers())
+        if self._planner is not None:
+            self._ask_tiers(lease)
             self._choose_grain([self._tiers[row] for row in rows if row < len(self._tiers)], shapes)
+        try:
             if not self._reads_blocks:
                 self._fetched_whole.update(rows)
                 lease.prefetch(rows)
@@ -135,9 +142,20 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
             shapes: the edit's segments.
         """
         assert self._open is None
+        load = self._take_ahead(self.row_of(step))
+        try:
+            self._open = self._begin(step, load, positions, shapes)
+        except BaseException:
+            if load is not None:
+                load.release()
+            raise
+        return self._open
+
+    def _begin(
+        self, step: int, load: StepLoad | None, positions: Tensor, shapes: Sequence[SegmentShape]
+    ) -> OpenStep | None:
         started, row, form = time.perf_counter(), self.row_of(step), self._form
-        load = self._take_ahead(row)
-        payloads = self._device.use(row)
+        payloads = self._device.use(self.kept_step(step))
         if payloads is not None:
             if load is not None:
                 load.release()
@@ -146,13 +164,15 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         if self._lease is None:
             return None
         supply = self._supply(row, load)
-        plan = self._plan(shapes, supply)
+        plan, kept_step = self._plan(shapes, supply), self.kept_step(step)
         # What is on the device costs nothing from then on: a step that there is room for is taken whole, once.
-        is_kept = (plan is None or plan.full_prefix < form.blocks) and self._device.reserve(row, form.step_bytes)
+        is_kept = (plan is None or plan.full_prefix < form.blocks) and self._device.reserve(kept_step, form.step_bytes)
         if plan is not None and plan.full_prefix and is_kept:
             plan = self._plan(shapes, supply, takes_all=True)
         blocks = range(0 if plan is None else plan.full_prefix, form.blocks)
-        if load is None and not blocks:
+        if not blocks:
+            if load is not None:
+                load.release()
             return self._opened(row, plan, None, None, started)
         if load is None:
             load = self._load(row, blocks)
@@ -162,15 +182,14 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
             self._device.done()
             self._note(error, step)
             return None
-        context = StepContext(load, form, positions, owns=not load.is_direct) if blocks else None
-        if context is not None:
-            context.keep = is_kept
+        context = StepContext(load, form, positions, owns=not self._loader.copies.is_in_place)
+        context.keep = is_kept
         return self._opened(row, plan, context, load, started)
 
     def load_ahead(self, step: int) -> None:
         """Begin to load the step that comes after the open one, as far as the loader's buffers go."""
         opened, row = self._open, self.row_of(step)
-        if opened is None or self._lease is None or self._is_direct(row) or self._device.holds(row):
+        if opened is None or self._lease is None or self._is_direct(row) or self._device.holds(self.kept_step(step)):
             return
         blocks = range(opened.full_blocks, self._form.blocks)
         if blocks:
@@ -240,8 +259,18 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         if below is not None and self._planner is not None:
             self._reads_blocks = not self._planner.loads_hide(shapes, below, self._form.step_bytes)
 
+    def _ask_tiers(self, lease: TemplateLease) -> None:
+        try:
+            self._tiers = list(lease.tiers())
+        except CacheError as error:
+            log.warning("where template %s is cannot be told: %s", self._device.template, error)
+
     def _plan(self, shapes: Sequence[SegmentShape], supply: StepSupply, *, takes_all: bool = False) -> StepPlan | None:
-        return None if self._planner is None else self._planner.plan(shapes, supply, takes_all=takes_all)
+        try:
+            return None if self._planner is None else self._planner.plan(shapes, supply, takes_all=takes_all)
+        except Exception:  # an edit does not need a plan
+            log.exception("a step cannot be planned")
+            return None
 
     def _supply(self, row: int, load: StepLoad | None) -> StepSupply:
         form, tier = self._form, self._tier_of(row)
@@ -255,23 +284,36 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
     def _learn(
         self, opened: OpenStep, shapes: Sequence[SegmentShape], part_ms: Sequence[float], stalls_ms: dict[int, float]
     ) -> None:
+        """Teach the planner what a step took. No edit needs that."""
         planner, plan = self._planner, opened.plan
-        if planner is None or plan is None:
+        if planner is None or plan is None or len(part_ms) != self._form.blocks + 1:
             return
-        if len(part_ms) == self._form.blocks + 1:
-            planner.observe(shapes, plan, part_ms, stalls_ms)
-        tier = self._tier_of(opened.row)
-        if opened.load is not None and not opened.is_by_blocks and tier != "host":
-            # Whole steps are read ahead by the store: how long one takes shows where they set the pace.
-            stall_ms, since = opened.stall_ms, self._last_ready
-            elapsed_ms = stall_ms if since is None else 1000 * (time.perf_counter() - since)
-            if stall_ms > _STALLED_SHARE * (stall_ms + sum(part_ms)):
-                planner.observe_load(Loaded(tier, self._form.step_bytes, elapsed_ms))
-                self._choose_grain([tier], shapes)
-                if self._reads_blocks and self._lease is not None:
-                    self._lease.prefetch([])
+        waited_ms = opened.stall_ms - sum(stalls_ms.values())
+        try:
+            planner.observe(shapes, plan, part_ms, stalls_ms, waited_ms)
+            if opened.load is not None and not opened.is_by_blocks:
+                self._learn_of_whole_step(opened, shapes, planner, sum(part_ms) + waited_ms)
+        except Exception:
+            log.exception("costs do not follow what a step took")
+        self._last_compute_ms = sum(part_ms) - sum(stalls_ms.values())
+
+    def _learn_of_whole_step(
+        self, opened: OpenStep, shapes: Sequence[SegmentShape], planner: StepPlanner, step_ms: float
+    ) -> None:
+        """The store reads whole steps ahead, while others are computed: how long shows where it set the pace."""
+        tier, lease = self._tier_of(opened.row), self._lease
+        if lease is None:
+            return
+        if opened.stall_ms > max(_STALLED_MS, _STALLED_SHARE * step_ms):
+            if tier == "host":  # it was there, and is no more: nor are others, maybe
+                self._ask_tiers(lease)
+                return
+            planner.observe_load(Loaded(tier, self._form.step_bytes, opened.stall_ms + self._last_compute_ms))
+            self._choose_grain([tier], shapes)
+            if self._reads_blocks:
+                lease.prefetch([])
+        if opened.row < len(self._tiers):
             self._tiers[opened.row] = "host"
-        self._last_ready = time.perf_counter()
 
     # Loading.
 
@@ -284,7 +326,7 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         source = LeaseSource(self._lease, row, form, tier, by_blocks=by_blocks, is_timed=is_timed or tier == "host")
         is_direct = self._is_direct(row)
         return self._loader.load(
-            (id(self), row),
+            (self, row),
             source,
             blocks,
             form.record_bytes,
@@ -313,8 +355,7 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         full_blocks = 0 if plan is None else plan.full_prefix
         stall_ms = 1000 * (time.perf_counter() - started) if load is not None else 0.0
         by_blocks = self._reads_blocks and self._tier_of(row) != "host"
-        self._open = OpenStep(row, context, full_blocks, plan, load, by_blocks, stall_ms)
-        return self._open
+        return OpenStep(row, context, full_blocks, plan, load, by_blocks, stall_ms)
 
     def _note(self, error: CacheError, step: int) -> None:
         log.warning("step %d of template %s is computed densely: %s", step, self._device.template, error)

@@ -289,12 +289,20 @@ class Loader:
 
     def _run(self) -> None:
         try:
-            while (act := self._next_act()) is not None:
-                act()
-        finally:
-            with self._changed:
-                self._is_closed = True  # whatever ended it, nobody waits for it any more
-                self._changed.notify_all()
+            while self._act():
+                pass
+        except Exception:  # such as a device that fails
+            log.exception("nothing is loaded any more")
+        with self._changed:
+            self._is_closed = True  # nobody waits for what will not come
+            self._changed.notify_all()
+
+    def _act(self) -> bool:
+        """Do what comes next, and forget it, for it has records; False where the loader is closed."""
+        act = self._next_act()
+        if act is not None:
+            act()
+        return act is not None
 
     def _next_act(self) -> Callable[[], None] | None:
         """Wait for something to do; None where the loader is closed."""

@@ -81,15 +81,17 @@ class StepPlanner:
         plan: StepPlan,
         part_ms: Sequence[float],
         stalls_ms: Mapping[int, float],
+        waited_ms: float = 0.0,
     ) -> None:
         """Learn from a step that was run as planned.
 
         Args:
             part_ms: of each block, waiting for its record included, and of the head.
             stalls_ms: of it, waiting, by block.
+            waited_ms: before the first block.
         """
         if self._guard is not None:
-            step_ms, fitted_ms = sum(part_ms), self.costs.fitted_ms([shape.in_full() for shape in shapes])
+            step_ms, fitted_ms = sum(part_ms) + waited_ms, self.costs.fitted_ms([shape.in_full() for shape in shapes])
             if plan.full_prefix == len(self.costs.kinds):
                 self._guard.observe_dense(step_ms, fitted_ms)
             else:
