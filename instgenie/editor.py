@@ -61,7 +61,7 @@ class Editor:
     """Edits pictures with one checkpoint, one at a time, and keeps templates' records in `store`.
 
     The store is the editor's from then on: `close` closes it too. Encoded prompts and pictures are kept by content. Not
-    for use by several threads at once, but for `num_bytes`, `pin`, `unpin` and `forget`.
+    for use by several threads at once, but for `num_bytes`, `pin`, `unpin`, `forget` and `prefetch`.
 
     Attributes:
         codec: of the records that it makes and reads.
@@ -182,10 +182,12 @@ class Editor:
 
     def holds(self, request: EditRequest) -> bool:
         """Whether the records of the edit's template are there. Asking is no use of them, and encodes nothing."""
-        window = self.window(request)
-        patch = self.checkpoint.codec.patch
-        grid = (window.canvas_height // patch, window.canvas_width // patch)
-        return self._is_held(self._name(request, canvas_pixels(request.picture, window).tobytes(), grid))
+        return self._is_held(self._name_of(request))
+
+    def prefetch(self, request: EditRequest) -> None:
+        """Have the records of an edit that will come soon brought into memory; where there are none, nothing."""
+        if request.cached:
+            self.store.prefetch(self._name_of(request))
 
     def caching_pays(self, request: EditRequest) -> bool:
         """Whether this edit alone is faster with records than dense: they are there, or recording them pays within it.
@@ -342,6 +344,13 @@ class Editor:
         """[H, W] bool on the canvas."""
         # A copy: views with negative strides are legal masks, but no tensors.
         return torch.from_numpy(np.array(canvas_mask(request.mask, window)))
+
+    def _name_of(self, request: EditRequest) -> str:
+        """Name of the edit's template; nothing is encoded for it."""
+        window = self.window(request)
+        patch = self.checkpoint.codec.patch
+        grid = (window.canvas_height // patch, window.canvas_width // patch)
+        return self._name(request, canvas_pixels(request.picture, window).tobytes(), grid)
 
     def _name(self, request: EditRequest | WarmRequest, pixels: bytes, grid: tuple[int, int]) -> str:
         """Name of the template in stores.

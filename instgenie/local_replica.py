@@ -42,6 +42,7 @@ from instgenie.work_queue import WorkQueue
 log = logging.getLogger(__name__)
 
 _WARM_UP_STEPS = 2
+_MOST_PREFETCHED = 16  # edits that wait, whose records are asked for at a time
 
 
 class LocalReplica:
@@ -74,6 +75,7 @@ class LocalReplica:
         self._arrived = threading.Condition()  # guards the queue and `_is_stopping`
         self._is_stopping = False
         self._waiting: set[Job] = set()
+        self._prefetching: set[asyncio.Task[None]] = set()
         self._records = ReplicaRecords(editor)
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
@@ -114,6 +116,10 @@ class LocalReplica:
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         """See `Replica`."""
         outcome: EditOutcome
+        if self._waiting and len(self._prefetching) < _MOST_PREFETCHED:  # meanwhile its records may come nearer
+            task = asyncio.create_task(self._records.prefetch(lambda: to_request(order)))
+            self._prefetching.add(task)
+            task.add_done_callback(self._prefetching.discard)
         outcome, key = await self._submit(lambda job: self._edit(job, order, report), order.priority)
         if outcome.timings.cache == "hit":
             self._records.note_hit(key)
@@ -167,6 +173,7 @@ class LocalReplica:
             self._is_stopping = True
             self._arrived.notify()
         await asyncio.to_thread(self._thread.join)
+        await asyncio.gather(*self._prefetching)
         await self._records.close()
         await asyncio.to_thread(self._editor.close)
 

@@ -6,14 +6,19 @@ The store may be a service's, which answers over a socket, or not for seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from instgenie.editor import Editor
-from instgenie.errors import ReplicaError
+from instgenie.errors import InstGenIEError, ReplicaError
 from instgenie.orders import HeldTemplate
+from instgenie.request import EditRequest
 from instgenie_cache import CacheError
+
+log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -57,6 +62,15 @@ class ReplicaRecords:
         num_bytes = await self._ask(lambda: {key: self._editor.num_bytes(key) for key in wanted})
         return {key: HeldTemplate(num_bytes[key], self._hits.get(key, 0)) for key in wanted}
 
+    async def prefetch(self, request: Callable[[], EditRequest]) -> None:
+        """Have the records of an edit that waits brought into memory. Nothing that goes wrong is raised.
+
+        Args:
+            request: makes it; the edit itself tells what is wrong with it.
+        """
+        with suppress(InstGenIEError):
+            await self._ask(lambda: self._prefetch(request))
+
     def count_from_now(self, key: str) -> None:
         """Count the hits of a template, where they are not counted yet."""
         self._hits.setdefault(key, 0)
@@ -85,6 +99,12 @@ class ReplicaRecords:
         self._pinned -= keys
         for key in keys:
             self._editor.unpin(key)
+
+    def _prefetch(self, request: Callable[[], EditRequest]) -> None:
+        try:
+            self._editor.prefetch(request())
+        except CacheError as error:
+            log.warning("records of an edit that waits cannot be brought into memory: %s", error)
 
     def _forget(self, keys: set[str]) -> list[CacheError]:
         self._pinned -= keys

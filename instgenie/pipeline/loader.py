@@ -360,14 +360,15 @@ class Loader:
             is_left = step.users == 0
             self._changed.notify_all()
         if error is None and step.source.is_timed and not step.is_direct:
-            self._after(last_copy, partial(self._report, step, list(copies.values()), ms))
+            # Of the copies the times alone: they may be given back before they are reported.
+            self._after(last_copy, partial(self._report, step, [brought.took_ms for brought in copies.values()], ms))
         if is_left:
             self._after(step.last_copy, partial(_close, step.source))
 
-    def _report(self, step: LoadingStep, copies: list[Copy], read_ms: float) -> None:
-        copied_ms = sum(brought.took_ms() for brought in copies)
+    def _report(self, step: LoadingStep, copies_ms: list[Callable[[], float]], read_ms: float) -> None:
+        copied_ms = sum(took_ms() for took_ms in copies_ms)
         try:
-            self._on_loaded(Loaded(step.source.tier, len(copies) * step.record_bytes, max(read_ms, copied_ms)))
+            self._on_loaded(Loaded(step.source.tier, len(copies_ms) * step.record_bytes, max(read_ms, copied_ms)))
         except Exception:
             log.exception("a load cannot be reported")
 

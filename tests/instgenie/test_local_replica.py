@@ -24,7 +24,7 @@ from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
 from instgenie.orders import EditOrder, HeldTemplate, Output, Pixels, StepReport, WarmOrder, WarmReport
 from instgenie.text import Prompt, PromptEncoder
-from instgenie_cache import MemoryStore, TemplateSize
+from instgenie_cache import CacheError, MemoryStore, TemplateSize
 from tests.instgenie.edits import BrokenStore, WatchedForward, a_request, an_editor, pixels, random_picture
 
 pytestmark = pytest.mark.asyncio
@@ -280,6 +280,36 @@ async def test_closing_answers_what_was_asked_and_takes_no_more_questions(builti
     assert await asked == {"x": HeldTemplate(None, 0)}
     with pytest.raises(ReplicaError, match="the replica was closed"):
         await replica.held(["x"])
+    await replica.close()
+
+
+class ToldStore(MemoryStore):
+    """Notes which templates it was told to bring nearer."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        super().__init__(budget_bytes)
+        self.told: list[str] = []
+        self.was_told = threading.Event()
+
+    def prefetch(self, template: str) -> None:
+        self.told.append(template)
+        self.was_told.set()
+        raise CacheError("not today")
+
+
+async def test_records_of_an_edit_that_waits_are_asked_for(builtin_kind: Checkpoint) -> None:
+    store = ToldStore(1 << 30)
+    forward = GatedForward(builtin_kind.forward, gate_at=1)
+    replica = LocalReplica(an_editor(replace(builtin_kind, forward=forward), store), "cpu")
+    running = asyncio.create_task(replica.edit(an_order(), lambda _: None))
+    await asyncio.to_thread(forward.reached.wait, 10)
+    waiting = asyncio.create_task(replica.edit(an_order(picture=pixels_of(random_picture(seed=1))), lambda _: None))
+    uncached = asyncio.create_task(replica.edit(an_order(cache="off"), lambda _: None))
+    assert await asyncio.to_thread(store.was_told.wait, 10)
+    forward.go.set()
+    outcomes = [await edit for edit in (running, waiting, uncached)]
+    assert [outcome.timings.cache for outcome in outcomes] == ["cold", "cold", "off"]
+    assert len(store.told) == 1
     await replica.close()
 
 
