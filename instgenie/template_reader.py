@@ -274,7 +274,7 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
 
     def _supply(self, row: int, load: StepLoad | None) -> StepSupply:
         form, tier = self._form, self._tier_of(row)
-        needed = None if self._is_direct(row) and tier == "host" else tier
+        needed = None if self._is_direct(row) else tier  # whole steps are read, whatever is planned
         tiers = [None if load is not None and load.is_there(block) else needed for block in range(form.blocks)]
         buffer_bytes = 0 if needed is None else form.record_bytes
         queued = self._loader.queued_bytes(besides=load)

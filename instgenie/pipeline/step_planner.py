@@ -57,13 +57,21 @@ class StepPlanner:
         costs = self._block_costs(shapes, supply)
         busy_ms = sum(self.costs.load_ms(tier, num_bytes) for tier, num_bytes in supply.queued.items())
         loader = LoaderState(busy_ms, supply.budget_bytes if supply.buffer_bytes else None)
-        may_plan = self._guard is None or self._guard.follows_plan
-        policy = self._policy if may_plan else dense
-        # First ones: no later than the same number elsewhere.
-        full_blocks = 0 if takes_all else sum(policy(costs, loader))
+        full_blocks = 0 if takes_all else self._full_blocks(costs, loader)
         is_full = [block < full_blocks for block in range(len(costs))]
         times = timeline(costs, loader, is_full)
         return StepPlan(full_blocks, times.step_ms + self.costs.overhead_ms(shapes), times.stall_ms)
+
+    def _full_blocks(self, costs: BlockCosts, loader: LoaderState) -> int:
+        """How many blocks to run in full: the first ones, which is no later than the same number elsewhere.
+
+        None by our policy where there is nothing to load, whatever costs say: what a plan computes on all tokens shows
+        in the picture, and the same request shall give the same one.
+        """
+        if self._policy is full_prefix and not any(costs.load_ms):
+            return 0
+        may_plan = self._guard is None or self._guard.follows_plan
+        return sum((self._policy if may_plan else dense)(costs, loader))
 
     def loads_hide(self, shapes: Sequence[SegmentShape], tier: TierName, step_bytes: int) -> bool:
         """Whether a whole step is loaded from a tier in less time than a masked step takes."""

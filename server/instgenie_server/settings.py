@@ -130,7 +130,7 @@ class CacheSettings(_Group):
     plan: Literal["auto", "off"] = Field(
         default="auto",
         description="auto computes blocks on all tokens where waiting for their records would take longer, by costs "
-        "that are measured at the start; off always waits.",
+        "that are measured at the start, which shows in the picture a little; off always waits.",
     )
     policy: PolicyName = Field(
         default="gdsf", description="What goes first: gdsf weighs cost and popularity by size; lru, lfu."

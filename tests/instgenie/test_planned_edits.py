@@ -14,6 +14,7 @@ import pytest
 from instgenie.checkpoint import Checkpoint
 from instgenie.editor import Editor
 from instgenie.pipeline.cost import BlockFit, CostModel, LoadFit
+from instgenie.pipeline.guard import PlanGuard
 from instgenie.pipeline.planner import BlockCosts, LoaderState
 from instgenie.pipeline.policies import PLAN_POLICIES, PlanPolicy
 from instgenie.pipeline.step_planner import StepPlanner
@@ -206,6 +207,21 @@ def test_planner_that_fails_costs_no_edit(builtin_kind: Checkpoint, recorded: Pa
         editor.plan_steps(StepPlanner(costs_of(builtin_kind, SLOW), policy))
         timings = editor.edit(a_request()).timings
         assert (timings.cache, timings.dense_steps) == ("hit", 0)
+
+
+@pytest.mark.parametrize("state", ["full is cheaper", "the guard is alarmed"])
+def test_where_nothing_is_loaded_no_cost_changes_the_picture(builtin_kind: Checkpoint, state: str) -> None:
+    editor = an_editor(builtin_kind)
+    expected = pixels(editor.edit(a_request()).picture)
+    guard = PlanGuard()  # that has seen no dense step wants one
+    planner = StepPlanner(costs_of(builtin_kind, SLOW), guard=guard)
+    if state == "full is cheaper":
+        planner = StepPlanner(costs_of(builtin_kind, SLOW, full_is_dear=False))
+    editor.plan_steps(planner)
+    edited = editor.edit(a_request())
+    assert (edited.timings.tier, edited.timings.full_blocks) == ("host", 0)
+    assert np.array_equal(pixels(edited.picture), expected)
+    editor.close()
 
 
 def test_costs_follow_what_is_measured(builtin_kind: Checkpoint, recorded: Path) -> None:
