@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 # What a copy to the device costs besides bringing the step into memory, for weighing steps against each other only.
 _COPIED_BYTES_PER_MS = 20_000_000
-
-
 # Of a step, and at least: waiting for so much of it says that loads set the pace.
 _STALLED_SHARE, _STALLED_MS = 0.05, 2.0
 

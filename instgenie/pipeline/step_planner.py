@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from instgenie.pipeline.policies import PlanPolicy, dense, full_prefix
 from instgenie.pipeline.step_source import Loaded
 from instgenie.pipeline.timeline import timeline
 from instgenie_cache import TierName
-
-log = logging.getLogger(__name__)
 
 _FASTEST_BYTES_PER_MS = 16_000_000  # of a disk; what comes faster was in memory by then
 
