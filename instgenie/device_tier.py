@@ -101,6 +101,8 @@ class DeviceTier:
     # What readers call.
 
     def _use(self, key: StepKey) -> _Step | None:
+        if key not in self._steps:  # mostly so on a CPU, for all edits and steps
+            return None
         with self._lock:
             step = self._steps.get(key)
             if step is None or step.payloads is None:
@@ -110,6 +112,8 @@ class DeviceTier:
             return step
 
     def _reserve(self, reader: DeviceReader, key: StepKey, num_bytes: int) -> _Step | None:
+        if num_bytes > self.budget_bytes:
+            return None
         with self._lock:
             if not reader.may_add or key in self._steps or not self._make_room(key[0], num_bytes):
                 return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from instgenie.conditioning import image_ids
+from instgenie.fixed_inputs import FixedInputs
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import ContextSource, Segment
 from instgenie.pipeline.cost import SegmentShape
@@ -48,22 +49,21 @@ class EditState:
     Attributes:
         index: the edit's tokens.
         trajectory: the template's, with the edit's own noise on editable tokens.
-        condition: [L, K] fill-conditioning channels, or None for models without.
+        inputs: what the model takes beside the latents.
         latents: [L, C] float32; only editable tokens differ from the trajectory.
         sigmas: noise levels of the remaining schedule, `step` of them done.
-        ids: [L, 3] position ids of all tokens.
-        predicted: [L, C] the clean latents that the last step's velocity points at; the template's before the first.
+        pointed_at: [E, C] the clean latents of editable tokens that the last step's velocity points at; None before
+            the first.
         first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
     """
 
     index: TokenIndex
     trajectory: Trajectory
-    condition: Tensor | None
+    inputs: FixedInputs
     guidance: Guidance
     sigmas: tuple[float, ...]
     latents: Tensor
-    ids: Tensor
-    predicted: Tensor
+    pointed_at: Tensor | None = None
     first_step: int = 0
     step: int = 0
 
@@ -71,6 +71,12 @@ class EditState:
     def done(self) -> bool:
         """Whether every step has been taken."""
         return self.step >= len(self.sigmas) - 1
+
+    @property
+    def predicted(self) -> Tensor:
+        """[L, C] clean latents, the template's but for `pointed_at`: put together when asked for, as previews do."""
+        clean = self.trajectory.clean
+        return clean if self.pointed_at is None else clean.index_copy(0, self.index.editable_positions, self.pointed_at)
 
     @property
     def record_step(self) -> int:
@@ -92,11 +98,12 @@ def start_edit(
     Args:
         template: the template's trajectory, which context tokens follow.
         noise: [L, C] the edit's own noise, used on editable tokens.
+        condition: [L, K] fill-conditioning channels, or None for models without.
     """
     trajectory = Trajectory(template.clean, torch.where(index.editable[:, None], noise, template.noise))
-    ids = image_ids(index.grid, noise.device)
+    inputs = FixedInputs(index, image_ids(index.grid, noise.device), condition)
     latents = trajectory.at(sigmas[0])
-    return EditState(index, trajectory, condition, guidance, sigmas, latents, ids, template.clean, first_step)
+    return EditState(index, trajectory, inputs, guidance, sigmas, latents, first_step=first_step)
 
 
 def segment_shapes(state: EditState) -> list[SegmentShape]:
@@ -111,17 +118,18 @@ def edit_segments(
     """The passes that the edit's next step needs: one per prompt of its guidance.
 
     Args:
+        index: the edit's own, or that of all its tokens.
         full_blocks: the full prefix: so many blocks, the first ones, compute all tokens and need no context.
     """
-    positions = index.active_positions
-    tokens, ids, condition, active = state.latents, state.ids, state.condition, None
+    inputs = state.inputs
+    tokens, ids, condition, active = state.latents, inputs.ids, inputs.condition, None
     if index.num_active == index.num_tokens:
         context, full_blocks = None, 0
     elif full_blocks:
-        active = positions
+        active = index.active_positions
     else:
-        tokens, ids = tokens.index_select(0, positions), ids.index_select(0, positions)
-        condition = None if condition is None else condition.index_select(0, positions)
+        tokens = tokens.index_select(0, index.active_positions)
+        ids, condition = inputs.active_ids, inputs.active_condition
     if condition is not None:
         tokens = torch.cat([tokens, condition], dim=-1)
     guidance = state.guidance
@@ -137,23 +145,25 @@ def advance(
     model: FluxForward,
     states: Sequence[EditState],
     contexts: Sequence[ContextSource | None],
-    full_blocks: int = 0,
+    full_blocks: Sequence[int] | None = None,
     on_block: Callable[[int], None] = lambda _: None,
+    lanes: Sequence[Segment] = (),
 ) -> None:
-    """Take one denoising step of every edit, in one packed forward.
+    """Take one denoising step of every edit, in one packed forward. Where it raises, no edit has moved.
 
     Args:
         contexts: each edit's context at this step; None computes all of its tokens.
-        full_blocks: the step's full prefix: so many blocks, the first ones, compute all tokens of every edit.
+        full_blocks: each edit's full prefix: so many blocks, the first ones, compute all of its tokens. None is none.
         on_block: see `FluxForward`.
+        lanes: what is computed besides, before the edits of each block: contexts may be what these record.
     """
-    segments: list[Segment] = []
+    segments: list[Segment] = [*lanes]
     indexes = []
-    for state, context in zip(states, contexts, strict=True):
+    for state, context, prefix in zip(states, contexts, full_blocks or [0] * len(states), strict=True):
         index = state.index if context is not None else state.index.all_active
         indexes.append(index)
-        segments += edit_segments(state, index, context, full_blocks)
-    velocities = iter(model(segments, on_block))
+        segments += edit_segments(state, index, context, prefix)
+    velocities = islice(model(segments, on_block), len(lanes), None)
     for state, index in zip(states, indexes, strict=True):
         own = list(islice(velocities, len(state.guidance.prompts)))
         _update(state, index, state.guidance.combine(own))
@@ -165,8 +175,8 @@ def _update(state: EditState, index: TokenIndex, velocity: Tensor) -> None:
     moved = state.trajectory.at(following)
     positions = index.editable_positions
     change = velocity.index_select(0, index.editable_among_active)
-    start = state.latents[positions]
-    moved[positions] = start + (following - sigma) * change
-    state.predicted = state.predicted.index_copy(0, positions, start - sigma * change)
+    start = state.latents.index_select(0, positions)
+    moved.index_copy_(0, positions, start + (following - sigma) * change)
+    state.pointed_at = start - sigma * change
     state.latents = moved
     state.step += 1

@@ -7,7 +7,9 @@ InstGenIEError
  |   +- MaskError          empty, or of another size than the picture
  |   +- ParameterError     a number or a choice outside its limits
  +- TemplateNotCachedError  records were required and are not there
+ +- DeadlineError          an edit that cannot be done by its deadline
  +- ReplicaError           a replica could not do its work
+ |   +- ReplicaLostError    it ended or is out of reach: the same order may succeed once it is back
  +- CheckpointError        the model folder cannot be read or is of no known family
  +- ShapeError             tensors whose shapes do not belong together
 """
@@ -47,8 +49,16 @@ class TemplateNotCachedError(InstGenIEError):
     """An edit that may only use records, of a template that has none."""
 
 
+class DeadlineError(InstGenIEError):
+    """An edit that was given up because its deadline passed, or will have before it is done."""
+
+
 class ReplicaError(InstGenIEError):
     """A replica that failed or was closed; the message says at what."""
+
+
+class ReplicaLostError(ReplicaError):
+    """A replica that ended, or that cannot be reached any more, before the work was done: no fault of the order."""
 
 
 class CheckpointError(InstGenIEError):

@@ -6,8 +6,7 @@ from instgenie.codecs import CodecName
 from instgenie.drift import DriftMeter
 from instgenie.keyframes import Keyframes
 from instgenie.models.segment import KeyValue
-from instgenie.records import DeviceRecord
-from instgenie_cache import TemplateWriter
+from instgenie.records import DeviceRecord, PutRecord
 
 
 class KeyframeRecorder:
@@ -17,11 +16,12 @@ class KeyframeRecorder:
     once all of its blocks were computed. Until then their encoded records stay on the model's device.
     """
 
-    def __init__(self, writer: TemplateWriter, codec: CodecName, drift: float) -> None:
+    def __init__(self, put: PutRecord, codec: CodecName, drift: float) -> None:
         """Args:
+        put: takes the records that are kept, filed under their rows.
         drift: a step is kept where it drifted by more than this from the last kept one.
         """
-        self._writer, self._codec, self._limit = writer, codec, drift
+        self._put, self._codec, self._limit = put, codec, drift
         self._meter = DriftMeter()
         self._held: dict[int, DeviceRecord] = {}
         self._kept: list[int] = []
@@ -39,7 +39,7 @@ class KeyframeRecorder:
         """
         if self._meter.drift() > self._limit:
             for block, held in self._held.items():
-                self._writer.put(len(self._kept), block, held.to_host())
+                self._put(len(self._kept), block, held)
             self._kept.append(step)
             self._meter.keep()
         self._held.clear()

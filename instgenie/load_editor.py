@@ -7,7 +7,7 @@ from typing import Literal
 
 from instgenie.codecs import CodecName
 from instgenie.editor import Editor
-from instgenie.host import available_memory_bytes
+from instgenie.free_memory import available_memory_bytes
 from instgenie.load_model import load_model
 from instgenie_cache import MemoryStore, RecordStore
 

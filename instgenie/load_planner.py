@@ -26,7 +26,12 @@ def load_planner(checkpoint: Checkpoint, codec: CodecName, folder: Path | None) 
         folder: of costs; None keeps none.
     """
     text_tokens = len(checkpoint.prompts.encode(["an edit"])[0].states)
-    edit = UsualEdit(checkpoint.settings.canvas_tokens, text_tokens, codec)
+    edit = UsualEdit(
+        checkpoint.settings.canvas_tokens,
+        text_tokens,
+        codec,
+        passes=1 if checkpoint.distilled or checkpoint.settings.guidance == 1 else 2,
+    )
     costs = known_costs(checkpoint.forward, checkpoint.revision, edit, folder)
     if not costs.is_trusted:
         log.warning("steps are not planned: costs could not be measured on this machine just now")

@@ -46,8 +46,9 @@ class EditOrder:
             compute every token.
         crop: whether a picture larger than the model's canvas is edited in a window round the mask.
         previews: how many pictures on the way are reported.
-        priority: of edits that wait, larger goes first; see `instgenie.work_queue`.
-        namespace: the tenant: its records serve nobody else.
+        priority: of a tenant's edits that wait, larger goes first, and waiting adds to it.
+        namespace: the tenant: its records serve nobody else, and tenants share the device evenly.
+        deadline_seconds: from the order's arrival; an edit that cannot be done by then is given up. None has no end.
     """
 
     id: str
@@ -68,6 +69,7 @@ class EditOrder:
     output: Output = Output()
     priority: int = 0
     namespace: str = ""
+    deadline_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,13 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class PhaseTimings:
-    """Milliseconds of an edit by phase, and what it computed, as in `EditTimings`."""
+    """Milliseconds of an edit by phase, and what it computed, as in `EditTimings`.
+
+    Attributes:
+        queue_ms: not in any phase: waiting for its turn.
+        stall_ms: of `denoise_ms`, waiting for records.
+        batch: edits in a step of this one, itself included, on average.
+    """
 
     queue_ms: float
     encode_ms: float
@@ -94,6 +102,8 @@ class PhaseTimings:
     tokens_active: int
     tokens_total: int
     tier: ServingTier | None = None
+    stall_ms: float = 0.0
+    batch: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +177,38 @@ class ModelCard:
     patch: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaStats:
+    """What a replica does just now, and did since it began.
+
+    Attributes:
+        waiting: edits that were accepted and are in no step yet.
+        running: edits in the running batch.
+        finishing: edits whose steps are done and whose picture is not.
+        lanes: templates that are being recorded.
+        tokens: image and text tokens that the last step computed, over all passes.
+        steps: steps run, each of the whole batch.
+        edit_steps: of single edits: `edit_steps / steps` is the mean batch.
+        busy_seconds: that steps took.
+        stall_seconds: of them, waiting for records.
+        done, failed, cancelled, expired: edits by their end.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    finishing: int = 0
+    lanes: int = 0
+    tokens: int = 0
+    steps: int = 0
+    edit_steps: int = 0
+    busy_seconds: float = 0.0
+    stall_seconds: float = 0.0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+
 class Replica(Protocol):
     """One device that edits. All methods belong to one event loop; cancelling a call cancels the work at the next step.
 
@@ -174,7 +216,7 @@ class Replica(Protocol):
     keeps them waiting.
 
     Errors of the order raise `InvalidInputError`; `TemplateNotCachedError` where records are required and not there;
-    everything else that fails raises `ReplicaError`.
+    `DeadlineError` where its deadline passed; everything else that fails raises `ReplicaError`.
     """
 
     @property
@@ -208,6 +250,14 @@ class Replica(Protocol):
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         """What is there of each of these templates, by key. Asking is no use of them."""
+        ...
+
+    async def stats(self) -> ReplicaStats:
+        """What it does just now."""
+        ...
+
+    async def drain(self) -> None:
+        """Take no more orders, which are refused with `ReplicaError`, and wait until all that were taken are done."""
         ...
 
     async def close(self) -> None:

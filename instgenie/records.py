@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,7 +25,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordForm:
     """What one model's records of one template look like: K and V of L tokens, H heads and D channels, per block."""
 
@@ -34,17 +36,17 @@ class RecordForm:
     blocks: int
     codec: CodecName = "raw"
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         """(2, L, H, D)."""
         return 2, self.tokens, self.heads, self.head_dim
 
-    @property
+    @cached_property
     def record_bytes(self) -> int:
         """Payload of one record."""
         return codec_of(self.codec).payload_bytes(self.shape, self.dtype)
 
-    @property
+    @cached_property
     def step_bytes(self) -> int:
         """Payload of all blocks of a step."""
         return self.blocks * self.record_bytes
@@ -55,13 +57,17 @@ class RecordForm:
 
     def check(self, record: Record) -> None:
         """Raise `ForeignRecordError` where the record is not of this form."""
-        found, expected = (record.codec, record.dtype, record.shape), (self.codec, dtype_name(self.dtype), self.shape)
-        if found != expected:
-            raise ForeignRecordError(f"expected codec, dtype and shape {expected}, got {found}")
+        found = (record.codec, record.dtype, record.shape)
+        if found != self._content:
+            raise ForeignRecordError(f"expected codec, dtype and shape {self._content}, got {found}")
         if record.num_bytes != self.record_bytes:
             raise ForeignRecordError(
                 f"a record of {self.shape} takes {self.record_bytes} bytes, got {record.num_bytes}"
             )
+
+    @cached_property
+    def _content(self) -> tuple[str, str, Shape]:
+        return self.codec, dtype_name(self.dtype), self.shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +90,10 @@ class DeviceRecord:
         return Record(self.codec, dtype_name(self.dtype), self.shape, self.payload.cpu().numpy().data.cast("B"))
 
 
+# Takes a record on its way to a store: the row that it is filed under, its block, and what it is.
+PutRecord = Callable[[int, int, DeviceRecord], None]
+
+
 def to_record(kv: KeyValue, codec: CodecName = "raw") -> Record:
     """K and V [L, H, D] -> a record of shape (2, L, H, D), encoded where they are, in host memory of its own."""
     return DeviceRecord.of(kv, codec).to_host()
@@ -98,19 +108,19 @@ def from_record(record: Record, form: RecordForm, device: torch.device) -> KeyVa
 
 def payload_tensor(payload: memoryview) -> Tensor:
     """The payload as [num_bytes] uint8 that shares its memory, which must not be written to."""
-    return torch.from_numpy(np.asarray(_Shared(payload)))
+    if payload.readonly:
+        return torch.from_numpy(np.asarray(_Shared(payload)))
+    return torch.frombuffer(payload, dtype=torch.uint8)  # a tenth of the time
 
 
 class _Shared:
     """Memory that NumPy takes for writable: torch has no read-only tensors, and warns of read-only arrays."""
 
     def __init__(self, memory: memoryview) -> None:
-        array = np.frombuffer(memory, np.uint8)
+        interface: dict[str, Any] = np.frombuffer(memory, np.uint8).__array_interface__  # made when asked for
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
         self._memory = memory  # kept alive by the array that is made of this
-        self.__array_interface__: dict[str, Any] = {
-            **array.__array_interface__,
-            "data": (array.__array_interface__["data"][0], False),
-        }
 
 
 class StepRecorder:

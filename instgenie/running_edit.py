@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -11,16 +11,20 @@ from types import TracebackType
 from PIL import Image
 from torch import Tensor
 
+from instgenie.batch_step import run_step
 from instgenie.canvas import paste_back, to_picture
 from instgenie.checkpoint import Checkpoint
-from instgenie.edit_state import EditState, advance, segment_shapes
-from instgenie.pipeline.marks import marks_on
+from instgenie.edit_state import EditState, segment_shapes
+from instgenie.edit_step import EditStep, WatchedContext
+from instgenie.lane import Lane
+from instgenie.pipeline.cost import SegmentShape
 from instgenie.pipeline.planner import StepPlan
+from instgenie.pipeline.step_planner import StepPlanner
 from instgenie.request import EditRequest, EditResult, EditTimings
 from instgenie.template import Template
-from instgenie.template_reader import OpenStep, TemplateReader
+from instgenie.template_reader import TemplateReader
+from instgenie.tracing import current_tracer
 from instgenie.window import Window
-from instgenie_cache import CacheError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class TakenStep:
     """A step that was taken.
 
     Attributes:
-        stall_ms: of its time, waiting for records.
+        step_ms: of the whole batch.
+        stall_ms: of its time, waiting for this edit's records.
         plan: None where it was not planned: no costs are known, or it could not be served with records.
     """
 
@@ -38,11 +43,17 @@ class TakenStep:
 
 
 class RunningEdit(AbstractContextManager["RunningEdit"]):
-    """Takes an edit's steps one by one. `close` it, or leave it as a context manager, to end its use of the cache.
+    """An edit that was encoded. `close` it, or leave it as a context manager, to end its use of the cache.
+
+    Its steps are taken by `run_step`, together with others, or by `advance`.
 
     Attributes:
         timings: grows with every step.
         taken: steps that were taken.
+        template: whose records can serve it.
+        state: what it carries from step to step.
+        device_ms: of the device's time, what this edit's share of its steps took.
+        lane: its template's, where it computes with what that one records.
     """
 
     def __init__(
@@ -53,126 +64,220 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         state: EditState,
         template: Template,
         timings: EditTimings,
-        reader: TemplateReader | None,
-        on_close: Callable[[TemplateReader], None],
+        on_close: Callable[[str, TemplateReader], None],
+        planner: StepPlanner | None = None,
     ) -> None:
         """Args:
-        on_close: called with the reader once it is closed.
+        on_close: called with the template's key and the reader, once that is closed.
+        planner: learns from steps that `advance` takes.
         """
-        self.timings = timings
-        self._checkpoint, self._request, self._window, self._state = checkpoint, request, window, state
-        self._template, self._reader, self._on_close = template, reader, on_close
+        self.timings, self.state, self.template = timings, state, template
+        self._checkpoint, self._request, self._window = checkpoint, request, window
+        self._on_close, self._planner = on_close, planner
+        self._reader: TemplateReader | None = None
+        self.lane: Lane | None = None
         self.taken: list[TakenStep] = []
-        index = state.index
+        self.device_ms = 0.0
         self._shapes = segment_shapes(state)
-        timings.tokens_total = index.num_tokens
-        timings.tokens_active = index.num_tokens if reader is None else index.num_active
+        self._batches = 0  # edits in its steps, itself included
+        timings.tokens_total = timings.tokens_active = state.index.num_tokens
 
     @property
     def step(self) -> int:
         """Steps taken."""
-        return self._state.step
+        return self.state.step
 
     @property
     def steps(self) -> int:
         """Steps to take in all."""
-        return len(self._state.sigmas) - 1
+        return len(self.state.sigmas) - 1
 
     @property
     def passes(self) -> int:
         """Model passes a step: two where guidance is classifier-free."""
-        return len(self._state.guidance.prompts)
+        return len(self.state.guidance.prompts)
 
     @property
     def template_key(self) -> str:
         """Key of the template whose records serve the edit."""
-        return self._template.key
+        return self.template.key
+
+    @property
+    def record_steps(self) -> range:
+        """The template's steps that its own steps need, from the next one on."""
+        return range(self.state.record_step, self.template.steps)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether it asks for its template's records: it is not dense, and leaves tokens that it does not compute."""
+        return self._request.cached and self.state.index.num_active < self.state.index.num_tokens
+
+    @property
+    def must_hit(self) -> bool:
+        """Whether it fails where its template's records are not there."""
+        return self._request.must_hit
 
     @property
     def done(self) -> bool:
         """Whether every step has been taken."""
-        return self._state.done
+        return self.state.done
+
+    @property
+    def batch(self) -> float:
+        """Edits in a step of this one, on average."""
+        return self._batches / len(self.taken) if self.taken else 1.0
+
+    def serve_from(self, source: TemplateReader | Lane | None) -> None:
+        """Take K and V of the tokens that are not computed from there; None computes all tokens.
+
+        A reader is the edit's from now on.
+        """
+        self._close_reader()
+        self._reader = source if isinstance(source, TemplateReader) else None
+        self.lane = source if isinstance(source, Lane) else None
+        index = self.state.index
+        if source is not None:
+            self.timings.tokens_active = index.num_active
+        elif self.taken:
+            self.timings.cache = "partial"
+        else:
+            self.timings.tokens_active = index.num_tokens
+            if self.is_cached:
+                self.timings.cache = "refused"
 
     def advance(self) -> None:
-        """Take one step: on the active tokens where the cache serves it, else densely."""
-        started, timings = time.perf_counter(), self.timings
-        opened = None if self._reader is None else self._advance_cached(self._reader)
-        if opened is None:
-            advance(self._checkpoint.forward, [self._state], [None])
+        """Take one step by itself: on the active tokens where the cache serves it, else densely."""
+        step = self.step
+        while self.step == step:
+            run_step(self._checkpoint.forward, [self], planner=self._planner)
+
+    def shapes(self, *, is_dense: bool) -> Sequence[SegmentShape]:
+        """What its segments compute in a block of the next step, blocks of a full prefix excepted."""
+        is_dense = is_dense or (self._reader is None and self.lane is None)
+        return [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
+
+    # What `run_step` calls.
+
+    def open_step(self, beside: Sequence[SegmentShape], *, is_dense: bool) -> EditStep:
+        """Begin the next step. Then `keep_step` and `end_step`, or `abandon_step`.
+
+        Args:
+            beside: what else is computed in the batch.
+            is_dense: compute all tokens.
+        """
+        state, reader, before = self.state, self._reader, replace(self.state)
+        if is_dense:
+            return EditStep(before, None)
+        if self.lane is not None:
+            context = self.lane.context(state.record_step, state.index.context_positions)
+            return EditStep(before, None if context is None else WatchedContext(context))
+        opened = None
+        if reader is not None:
+            opened = reader.open(state.record_step, state.index.context_positions, self._shapes, beside)
+        if reader is None or opened is None:
+            return EditStep(before, None)
+        if self.step + 1 < self.steps:
+            reader.load_ahead(state.record_step + 1)
+        context_of = None if opened.context is None else WatchedContext(opened.context)
+        return EditStep(before, context_of, opened.full_blocks, opened)
+
+    def abandon_step(self, step: EditStep) -> None:
+        """The step was not computed, or not for all edits of its batch: the edit is as it was before."""
+        self.state = step.before
+        if step.opened is not None and self._reader is not None:
+            self._reader.abandon(step.error)
+
+    def keep_step(self, step: EditStep) -> bool:
+        """The step was computed: whether that counts; else the edit is as it was before."""
+        if step.opened is None or self._reader is None or self._reader.finish():
+            return True
+        self.state = step.before
+        return False
+
+    def rows(self, step: EditStep) -> int:
+        """Tokens that the step computed, over all passes, a full prefix not counted."""
+        is_dense = step.context is None
+        shapes = [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
+        return sum(shape.text_tokens + shape.active_tokens for shape in shapes)
+
+    def end_step(self, step: EditStep, step_ms: float, batch: int, share: float) -> None:
+        """Note a step that was kept, or came to nothing.
+
+        Args:
+            step_ms: that the whole batch took.
+            batch: edits in it.
+            share: of the device's work that was this edit's.
+        """
+        self.device_ms += share * step_ms
+        if self.state is step.before:
+            return
+        timings, opened = self.timings, step.opened
+        if opened is None and step.context is None:
             timings.dense_steps += 1
-            if self._reader is not None:
+            if self._reader is not None or self.lane is not None:
                 timings.cache = "partial"
-        elapsed_ms = 1000 * (time.perf_counter() - started)
-        stall_ms, plan = (0.0, None) if opened is None else (opened.stall_ms, opened.plan)
-        self.taken.append(TakenStep(elapsed_ms, stall_ms, plan))
-        timings.step_ms.append(elapsed_ms)
-        timings.denoise_ms += elapsed_ms
-        timings.stall_ms += stall_ms
+        plan = None if opened is None else opened.plan
+        self.taken.append(TakenStep(step_ms, step.stall_ms, plan))
+        self._batches += batch
+        timings.step_ms.append(step_ms)
+        timings.denoise_ms += step_ms
+        timings.stall_ms += step.stall_ms
         timings.full_blocks += 0 if plan is None else plan.full_prefix
+
+    def learn_from(self, step: EditStep, compute_ms: float, step_ms: float) -> None:
+        """Let the next steps be read in the way that suits what this one took.
+
+        Args:
+            compute_ms: of the batch's step, without waiting for records.
+            step_ms: of all of it.
+        """
+        if step.opened is not None and self._reader is not None:
+            self._reader.learn(step.opened, self._shapes, compute_ms, step_ms)
+
+    # Pictures.
+
+    def decode(self, latents: Tensor) -> Image.Image:
+        """The canvas that latents [L, C] are, such as `state.latents`, or `state.predicted` on the way."""
+        return to_picture(self._checkpoint.codec.decode(latents[None], self.state.index.grid).cpu())
+
+    def paste(self, canvas: Image.Image) -> Image.Image:
+        """The upload with the edited pixels of the canvas. Any thread may do it."""
+        request = self._request
+        return paste_back(request.picture, canvas, request.mask, self._window, request.feather)
 
     def preview(self) -> Image.Image:
         """The upload as the edit would leave it if the model's last velocity held to the end."""
-        return self._picture(self._state.predicted)
+        return self.paste(self.decode(self.state.predicted))
 
     def finish(self) -> EditResult:
         """The result; call it once all steps are taken."""
         self.close()
         with phase(self.timings, "decode_ms"):
-            picture = self._picture(self._state.latents)
+            picture = self.paste(self.decode(self.state.latents))
         return EditResult(picture, self.timings)
 
     def close(self) -> None:
         """Stop reading the template. A second time it does nothing."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
-            self._on_close(reader)
+        self.lane = None
+        self._close_reader()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
-    def _advance_cached(self, reader: TemplateReader) -> OpenStep | None:
-        """Take a step with the template's records; None where they cannot serve it, and the state is as it was."""
-        state, forward = self._state, self._checkpoint.forward
-        opened = reader.open(state.record_step, state.index.context_positions, self._shapes)
-        if opened is None:
-            return None
-        if self.step + 1 < self.steps:
-            reader.load_ahead(state.record_step + 1)
-        marks = marks_on(forward.device) if opened.plan is not None else None
-
-        def on_block(block: int) -> None:
-            if marks is not None:
-                marks.add()
-            opened.computed(block)
-
-        before = replace(state)  # its tensors are replaced in a step, not written to
-        try:
-            if marks is not None:
-                marks.add()
-            advance(forward, [state], [opened.context], opened.full_blocks, on_block)
-            if marks is not None:
-                marks.add()
-        except CacheError as error:
-            self._state = before
-            reader.abandon(error)
-            return None
-        if reader.finish(self._shapes, [] if marks is None else marks.intervals_ms()):
-            return opened
-        self._state = before
-        return None
-
-    def _picture(self, latents: Tensor) -> Image.Image:
-        canvas = to_picture(self._checkpoint.codec.decode(latents[None], self._state.index.grid).cpu())
-        request = self._request
-        return paste_back(request.picture, canvas, request.mask, self._window, request.feather)
+    def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+            self._on_close(self.template.key, reader)
 
 
 @contextmanager
 def phase(timings: EditTimings, name: str) -> Iterator[None]:
-    """Write the time that the block takes into a field of `timings`."""
+    """Add the time that the block takes to a field of `timings`."""
     started = time.perf_counter()
     yield
-    setattr(timings, name, 1000 * (time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    setattr(timings, name, getattr(timings, name) + 1000 * seconds)
+    current_tracer().add_span(name.removesuffix("_ms"), started, seconds)

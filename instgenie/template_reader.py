@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from instgenie.keyframes import Keyframes
 from instgenie.lease_source import LeaseSource
 from instgenie.orders import ServingTier
 from instgenie.pipeline.cost import SegmentShape
+from instgenie.pipeline.direct_load import DirectLoad
 from instgenie.pipeline.loader import Loader, StepLoad
 from instgenie.pipeline.planner import StepPlan
 from instgenie.pipeline.step_planner import StepPlanner, StepSupply
@@ -39,17 +40,23 @@ class OpenStep:
         context: of the edit; None where all blocks are computed on all tokens.
         full_blocks: the full prefix.
         plan: None where steps are not planned.
-        stall_ms: for how long the computation stood still: what it took until it could begin, and, once the step is
-            finished, waiting for records.
+        waited_ms: for records, until the computation could begin.
+        stalls_ms: how long the computation then waited for the record of each block; known once it is finished.
     """
 
     row: int
     context: StepContext | None
     full_blocks: int
     plan: StepPlan | None
-    load: StepLoad | None  # None where nothing of it is loaded
+    load: StepLoad | DirectLoad | None  # None where nothing of it is loaded
     is_by_blocks: bool
-    stall_ms: float
+    waited_ms: float
+    stalls_ms: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def stall_ms(self) -> float:
+        """For how long the computation stood still."""
+        return self.waited_ms + sum(self.stalls_ms.values())
 
     def computed(self, block: int) -> None:
         """The computation of a block was launched."""
@@ -86,12 +93,14 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         self.is_lost = self.is_foreign = self.is_below = False
         self._form, self._lease, self._device = form, lease, device
         self._loader, self._planner, self._keyframes = loader, planner, keyframes
+        self._all_there = StepSupply((None,) * form.blocks, form.record_bytes, 0, {}, 0)
         self._tiers: list[TierName] = []
         self._reads_blocks = False
         self._fetched_whole: set[int] = set()  # rows that the store was told to bring
         self._open: OpenStep | None = None
         self._ahead: tuple[int, StepLoad] | None = None  # of the step that comes next, by its row
         self._last_compute_ms = 0.0  # of the last step
+        self._beside: Sequence[SegmentShape] = ()  # what is computed with the step that is opened
 
     def row_of(self, step: int) -> int:
         """The row of the template's records that serves a step."""
@@ -132,51 +141,69 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         except CacheError:
             return None
 
-    def open(self, step: int, positions: Tensor, shapes: Sequence[SegmentShape] = ()) -> OpenStep | None:
+    def open(
+        self,
+        step: int,
+        positions: Tensor,
+        shapes: Sequence[SegmentShape] = (),
+        beside: Sequence[SegmentShape] = (),
+    ) -> OpenStep | None:
         """Begin a step, None where it has to be computed densely. Then `finish` or `abandon` it.
 
         Args:
             positions: [U] the edit's context tokens, on the model's device.
             shapes: the edit's segments.
+            beside: the other segments of the batch.
         """
         assert self._open is None
-        load = self._take_ahead(self.row_of(step))
+        self._beside = beside
+        started, row, kept_step = time.perf_counter(), self.row_of(step), self.kept_step(step)
+        load: StepLoad | DirectLoad | None = self._take_ahead(row)
+        payloads = self._device.use(kept_step)
+        if load is None and payloads is None and self._lease is not None:
+            if self._is_direct(row):
+                load = self._loader.direct(self._source(row))
+            else:
+                load = self._load(step, range(0))  # which shares what other edits of the batch load already
         try:
-            self._open = self._begin(step, load, positions, shapes)
+            if payloads is not None:
+                plan = self._plan(shapes, self._all_there)
+                context = StepContext(payloads, self._form, positions)
+                self._open = self._opened(row, plan, context, None, started)
+            elif load is not None:
+                self._open = self._begin(step, load, positions, shapes, started)
         except BaseException:
             if load is not None:
                 load.release()
             raise
+        if load is not None and (self._open is None or self._open.load is None):
+            load.release()
         return self._open
 
     def _begin(
-        self, step: int, load: StepLoad | None, positions: Tensor, shapes: Sequence[SegmentShape]
+        self,
+        step: int,
+        load: StepLoad | DirectLoad,
+        positions: Tensor,
+        shapes: Sequence[SegmentShape],
+        started: float,
     ) -> OpenStep | None:
-        started, row, form = time.perf_counter(), self.row_of(step), self._form
-        payloads = self._device.use(self.kept_step(step))
-        if payloads is not None:
-            if load is not None:
-                load.release()
-            plan = self._plan(shapes, StepSupply((None,) * form.blocks, form.record_bytes, 0, {}, 0))
-            return self._opened(row, plan, StepContext(payloads, form, positions), None, started)
-        if self._lease is None:
-            return None
-        supply = self._supply(row, load)
-        plan, kept_step = self._plan(shapes, supply), self.kept_step(step)
+        row, kept_step, form = self.row_of(step), self.kept_step(step), self._form
+        if isinstance(load, DirectLoad) or self._is_direct(row):  # whole steps are read, whatever is planned
+            supply = self._all_there
+        else:
+            supply = self._supply(row, load)
+        plan = self._plan(shapes, supply)
         # What is on the device costs nothing from then on: a step that there is room for is taken whole, once.
         is_kept = (plan is None or plan.full_prefix < form.blocks) and self._device.reserve(kept_step, form.step_bytes)
         if plan is not None and plan.full_prefix and is_kept:
             plan = self._plan(shapes, supply, takes_all=True)
         blocks = range(0 if plan is None else plan.full_prefix, form.blocks)
         if not blocks:
-            if load is not None:
-                load.release()
             return self._opened(row, plan, None, None, started)
-        if load is None:
-            load = self._load(row, blocks)
         load.begin(blocks)
+        self.is_below |= self._is_by_blocks(row)
         if (error := load.error) is not None:  # at once, where nothing has to be waited for
-            load.release()
             self._device.done()
             self._note(error, step)
             return None
@@ -191,31 +218,26 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
             return
         blocks = range(opened.full_blocks, self._form.blocks)
         if blocks:
-            self._ahead = row, self._load(row, blocks, is_ahead=True)
+            self._ahead = row, self._load(step, blocks, is_ahead=True)
 
-    def finish(self, shapes: Sequence[SegmentShape] = (), part_ms: Sequence[float] = ()) -> bool:
+    def finish(self) -> bool:
         """End the step that was opened: whether all that its context gave was the template's.
 
-        False where the lease was lost meanwhile: the memory may have been used for something else.
-
-        Args:
-            part_ms: what each block took, waiting included, and then the head; none is not known.
+        False where a lease was lost meanwhile: the memory may have been used for something else.
         """
         opened = self._open
         assert opened is not None
         load, context = opened.load, opened.context
-        stalls_ms: dict[int, float] = {}
         try:
-            if load is not None:
-                stalls_ms = load.stalls_ms()  # what a device has yet to read may change, once the lease is lost
-                if not self._is_leased():
-                    log.warning("the lease of template %s was lost during a step", self._device.template)
-                    return False
-                if context is not None and context.keep and len(context.brought) == self._form.blocks:
-                    payloads = [context.brought[block] for block in range(self._form.blocks)]
-                    self._device.fill(payloads, load.read_ms + self._form.step_bytes / _COPIED_BYTES_PER_MS)
-            opened.stall_ms += sum(stalls_ms.values())
-            self._learn(opened, shapes, part_ms, stalls_ms)
+            if load is None:
+                return True
+            opened.stalls_ms = load.stalls_ms()  # what a device has yet to read may change, once the lease is lost
+            if not load.is_valid:
+                log.warning("the lease of template %s was lost during a step", self._device.template)
+                return False
+            if context is not None and context.keep and len(context.brought) == self._form.blocks:
+                payloads = [context.brought[block] for block in range(self._form.blocks)]
+                self._device.fill(payloads, load.read_ms + self._form.step_bytes / _COPIED_BYTES_PER_MS)
             return True
         finally:
             self.abandon()
@@ -265,48 +287,42 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
 
     def _plan(self, shapes: Sequence[SegmentShape], supply: StepSupply, *, takes_all: bool = False) -> StepPlan | None:
         try:
-            return None if self._planner is None else self._planner.plan(shapes, supply, takes_all=takes_all)
+            return (
+                None
+                if self._planner is None
+                else self._planner.plan(shapes, supply, takes_all=takes_all, beside=self._beside)
+            )
         except Exception:  # an edit does not need a plan
             log.exception("a step cannot be planned")
             return None
 
-    def _supply(self, row: int, load: StepLoad | None) -> StepSupply:
+    def _supply(self, row: int, load: StepLoad) -> StepSupply:
         form, tier = self._form, self._tier_of(row)
-        needed = None if self._is_direct(row) else tier  # whole steps are read, whatever is planned
-        tiers = [None if load is not None and load.is_there(block) else needed for block in range(form.blocks)]
-        buffer_bytes = 0 if needed is None else form.record_bytes
+        tiers = [None if load.is_there(block) else tier for block in range(form.blocks)]
         queued = self._loader.queued_bytes(besides=load)
-        room = self._loader.budget_bytes - self._loader.held_bytes + (0 if load is None else load.held_bytes)
-        return StepSupply(tiers, form.record_bytes, buffer_bytes, {tier: queued} if queued else {}, max(0, room))
+        room = self._loader.budget_bytes - self._loader.held_bytes + load.held_bytes
+        return StepSupply(tiers, form.record_bytes, form.record_bytes, {tier: queued} if queued else {}, max(0, room))
 
-    def _learn(
-        self, opened: OpenStep, shapes: Sequence[SegmentShape], part_ms: Sequence[float], stalls_ms: dict[int, float]
-    ) -> None:
-        """Teach the planner what a step took. No edit needs that."""
-        planner, plan = self._planner, opened.plan
-        if planner is None or plan is None or len(part_ms) != self._form.blocks + 1:
-            return
-        waited_ms = opened.stall_ms - sum(stalls_ms.values())
-        try:
-            planner.observe(shapes, plan, part_ms, stalls_ms, waited_ms)
-            if opened.load is not None and not opened.is_by_blocks:
-                self._learn_of_whole_step(opened, shapes, planner, sum(part_ms) + waited_ms)
-        except Exception:
-            log.exception("costs do not follow what a step took")
-        self._last_compute_ms = sum(part_ms) - sum(stalls_ms.values())
+    def learn(self, opened: OpenStep, shapes: Sequence[SegmentShape], compute_ms: float, step_ms: float) -> None:
+        """Let the next steps be read in the way that suits what this one took.
 
-    def _learn_of_whole_step(
-        self, opened: OpenStep, shapes: Sequence[SegmentShape], planner: StepPlanner, step_ms: float
-    ) -> None:
-        """The store reads whole steps ahead, while others are computed: how long shows where it set the pace."""
-        tier, lease = self._tier_of(opened.row), self._lease
-        if lease is None:
+        The store reads whole steps ahead, while others are computed: how long shows where it set the pace.
+
+        Args:
+            opened: that was finished.
+            shapes: the edit's segments.
+            compute_ms: of the batch's step, without waiting for records.
+            step_ms: of all of it.
+        """
+        tier, lease, planner = self._tier_of(opened.row), self._lease, self._planner
+        last_compute_ms, self._last_compute_ms = self._last_compute_ms, compute_ms
+        if planner is None or lease is None or opened.load is None or opened.is_by_blocks:
             return
         if opened.stall_ms > max(_STALLED_MS, _STALLED_SHARE * step_ms):
             if tier == "host":  # it was there, and is no more: nor are others, maybe
                 self._ask_tiers(lease)
                 return
-            planner.observe_load(Loaded(tier, self._form.step_bytes, opened.stall_ms + self._last_compute_ms))
+            planner.observe_load(Loaded(tier, self._form.step_bytes, opened.stall_ms + last_compute_ms))
             self._choose_grain([tier], shapes)
             if self._reads_blocks:
                 lease.prefetch([])
@@ -315,23 +331,23 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
 
     # Loading.
 
-    def _load(self, row: int, blocks: range, *, is_ahead: bool = False) -> StepLoad:
-        assert self._lease is not None
-        form, tier = self._form, self._tier_of(row)
-        by_blocks = self._reads_blocks and tier != "host"
-        self.is_below |= by_blocks
-        is_timed = by_blocks and row not in self._fetched_whole
-        source = LeaseSource(self._lease, row, form, tier, by_blocks=by_blocks, is_timed=is_timed or tier == "host")
-        is_direct = self._is_direct(row)
+    def _load(self, step: int, blocks: range, *, is_ahead: bool = False) -> StepLoad:
+        row, record_bytes = self.row_of(step), self._form.record_bytes
+        self.is_below |= self._is_by_blocks(row) and bool(blocks)
         return self._loader.load(
-            (self, row),
-            source,
+            (self._device.template, self.kept_step(step)),  # a row may be another step, once it was recorded anew
+            self._source(row),
             blocks,
-            form.record_bytes,
-            0 if is_direct else form.record_bytes,
+            record_bytes,
+            record_bytes,
             is_ahead=is_ahead,
-            is_direct=is_direct,
         )
+
+    def _source(self, row: int) -> LeaseSource:
+        assert self._lease is not None
+        tier, by_blocks = self._tier_of(row), self._is_by_blocks(row)
+        is_timed = tier == "host" or (by_blocks and row not in self._fetched_whole)
+        return LeaseSource(self._lease, row, self._form, tier, by_blocks=by_blocks, is_timed=is_timed)
 
     def _take_ahead(self, row: int | None) -> StepLoad | None:
         ahead, self._ahead = self._ahead, None
@@ -345,15 +361,23 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
 
     def _is_direct(self, row: int) -> bool:
         """Whether the step is computed with where the store has it, once that brought all of it into memory."""
-        return self._loader.copies.is_in_place and not (self._reads_blocks and self._tier_of(row) != "host")
+        return self._loader.copies.is_in_place and not self._is_by_blocks(row)
+
+    def _is_by_blocks(self, row: int) -> bool:
+        """Whether the blocks that are needed are read past the host tier, instead of the whole step."""
+        return self._reads_blocks and self._tier_of(row) != "host"
 
     def _opened(
-        self, row: int, plan: StepPlan | None, context: StepContext | None, load: StepLoad | None, started: float
+        self,
+        row: int,
+        plan: StepPlan | None,
+        context: StepContext | None,
+        load: StepLoad | DirectLoad | None,
+        started: float,
     ) -> OpenStep:
         full_blocks = 0 if plan is None else plan.full_prefix
         stall_ms = 1000 * (time.perf_counter() - started) if load is not None else 0.0
-        by_blocks = self._reads_blocks and self._tier_of(row) != "host"
-        return OpenStep(row, context, full_blocks, plan, load, by_blocks, stall_ms)
+        return OpenStep(row, context, full_blocks, plan, load, self._is_by_blocks(row), stall_ms)
 
     def _note(self, error: CacheError, step: int) -> None:
         log.warning("step %d of template %s is computed densely: %s", step, self._device.template, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -66,20 +66,39 @@ class Segment:
     active: Tensor | None = None
 
 
+def packed(parts: Sequence[Tensor], size: int) -> Tensor:
+    """Parts [N, ...] end to end, and rows of zeros up to `size`."""
+    missing = size - sum(len(part) for part in parts)
+    if missing:
+        parts = [*parts, parts[0].new_zeros(missing, *parts[0].shape[1:])]
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def unpacked(x: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Inverse of `packed`: parts of these lengths, without the rows behind them."""
+    return list(x[: sum(lengths)].split(lengths))
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where each segment's text and image tokens lie in the packed tensors.
 
     Text tokens of all segments are packed in one tensor and image tokens in another; `join` puts them together
-    segment by segment, text first.
+    segment by segment, text first. A tensor may be padded at its end, with rows that are no segment's.
+
+    Attributes:
+        padded: rows that a packed tensor of so many tokens has; None is no more than tokens.
     """
 
     text_lengths: list[int]
     image_lengths: list[int]
     device: torch.device
+    padded: Callable[[int], int] | None = None
 
     @classmethod
-    def of(cls, segments: Sequence[Segment], device: torch.device) -> Layout:
+    def of(
+        cls, segments: Sequence[Segment], device: torch.device, padded: Callable[[int], int] | None = None
+    ) -> Layout:
         """The layout of these segments.
 
         Raises:
@@ -90,27 +109,37 @@ class Layout:
         lengths = [len(segment.tokens) for segment in segments]
         if not all(lengths):
             raise ShapeError("a segment has no image tokens")
-        return cls([len(segment.text) for segment in segments], lengths, device)
+        return cls([len(segment.text) for segment in segments], lengths, device, padded)
 
     @cached_property
     def joint_lengths(self) -> list[int]:
         """Tokens of each segment in the joined tensor."""
         return [t + m for t, m in zip(self.text_lengths, self.image_lengths, strict=True)]
 
+    @cached_property
+    def text_size(self) -> int:
+        """T, rows of the packed text tensor."""
+        return self._size(self.text_lengths)
+
+    @cached_property
+    def image_size(self) -> int:
+        """M, rows of the packed image tensor."""
+        return self._size(self.image_lengths)
+
+    @cached_property
+    def joint_size(self) -> int:
+        """S, rows of the joined tensor."""
+        return self._size(self.joint_lengths)
+
     def join(self, text: Tensor, image: Tensor) -> Tensor:
-        """[sum T, ...], [sum M, ...] -> [sum (T + M), ...], segment by segment."""
-        if len(self.text_lengths) == 1:
-            return torch.cat([text, image])
-        pairs = zip(text.split(self.text_lengths), image.split(self.image_lengths), strict=True)
-        return torch.cat([part for pair in pairs for part in pair])
+        """[T, ...], [M, ...] -> [S, ...], segment by segment."""
+        texts, images = unpacked(text, self.text_lengths), unpacked(image, self.image_lengths)
+        return packed([part for pair in zip(texts, images, strict=True) for part in pair], self.joint_size)
 
     def part(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """Inverse of `join`."""
-        lengths = [n for pair in zip(self.text_lengths, self.image_lengths, strict=True) for n in pair]
-        parts = joint.split(lengths)
-        if len(parts) == 2:
-            return parts[0], parts[1]
-        return torch.cat(parts[0::2]), torch.cat(parts[1::2])
+        parts = unpacked(joint, [n for pair in zip(self.text_lengths, self.image_lengths, strict=True) for n in pair])
+        return packed(parts[0::2], self.text_size), packed(parts[1::2], self.image_size)
 
     def narrow(self, active: Sequence[Tensor | None]) -> tuple[Layout, Tensor]:
         """Leave out image tokens: the layout of the others, and their rows in the packed image tensor.
@@ -122,29 +151,29 @@ class Layout:
         for length, kept in zip(self.image_lengths, active, strict=True):
             rows.append(offset + (torch.arange(length, device=self.device) if kept is None else kept.to(self.device)))
             offset += length
-        return Layout(self.text_lengths, [len(part) for part in rows], self.device), torch.cat(rows)
+        narrowed = Layout(self.text_lengths, [len(part) for part in rows], self.device, self.padded)
+        return narrowed, packed(rows, narrowed.image_size)
 
     @cached_property
     def text_rows(self) -> Tensor | None:
-        """[sum T] the segment of each text token; None where there is one segment."""
-        return self._rows(self.text_lengths)
+        """[T] the segment of each text token; None where there is one segment and no padding."""
+        return self._rows(self.text_lengths, self.text_size)
 
     @cached_property
     def image_rows(self) -> Tensor | None:
-        """[sum M] the segment of each image token; None where there is one segment."""
-        return self._rows(self.image_lengths)
+        """[M] the segment of each image token; None where there is one segment and no padding."""
+        return self._rows(self.image_lengths, self.image_size)
 
     @cached_property
     def joint_rows(self) -> Tensor | None:
-        """[sum (T + M)] the segment of each joined token; None where there is one segment."""
-        return self._rows(self.joint_lengths)
+        """[S] the segment of each joined token; None where there is one segment and no padding."""
+        return self._rows(self.joint_lengths, self.joint_size)
 
-    def _rows(self, lengths: list[int]) -> Tensor | None:
-        if len(lengths) == 1:
+    def _size(self, lengths: list[int]) -> int:
+        total = sum(lengths)
+        return total if self.padded is None else self.padded(total)
+
+    def _rows(self, lengths: list[int], size: int) -> Tensor | None:
+        if len(lengths) == 1 and self.padded is None:
             return None
-        return torch.repeat_interleave(torch.tensor(lengths)).to(self.device)
-
-    @staticmethod
-    def per_token(values: Tensor, rows: Tensor | None) -> Tensor:
-        """[B, C] one row per segment -> one row per token; [1, C], which broadcasts, where there is one segment."""
-        return values if rows is None else values.index_select(0, rows)
+        return packed([torch.repeat_interleave(torch.tensor(lengths))], size).to(self.device)

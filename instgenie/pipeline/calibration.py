@@ -93,7 +93,7 @@ def refresh(
         for probe in probes:
             part_ms = _run(forward, probe.segments, clock)
             for kind, blocks in _timed_blocks(costs.kinds).items():
-                costs.observe_blocks(kind, probe.shapes, [part_ms[i] for i in blocks])
+                costs.observe_blocks(kind, [(probe.shapes, [part_ms[i] for i in blocks])])
         if clock() > deadline:
             return
 

@@ -6,10 +6,10 @@ tokens, and each tier has a factor of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import inf, isfinite
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal
 
 from instgenie.pipeline.cost_factor import CostFactor
@@ -19,6 +19,7 @@ BlockKind = Literal["double", "single"]
 # A worse fit says so little of a block's time that no plan is made from it.
 MIN_R_SQUARED = 0.9
 _LARGEST_BLOCK_FACTOR = 16.0  # other programs on the same cores were seen to make blocks 5 times as slow
+_MOST = 0.5  # of a block's rows
 _LARGEST_LOAD_FACTOR = 1000.0  # a disk reads 5 MB a second, or 5 GB
 
 
@@ -44,6 +45,8 @@ class SegmentShape:
 
     def in_full(self) -> SegmentShape:
         """The segment with all its image tokens computed."""
+        if self.active_tokens == self.total_tokens:
+            return self
         return SegmentShape(self.text_tokens, self.total_tokens, self.total_tokens)
 
 
@@ -52,9 +55,13 @@ def block_features(shapes: Sequence[SegmentShape]) -> tuple[int, int, int, int]:
 
     Linear layers take time by rows, attention by pairs, and context has to be gathered.
     """
-    rows = sum(s.text_tokens + s.active_tokens for s in shapes)
-    pairs = sum((s.text_tokens + s.active_tokens) * (s.text_tokens + s.total_tokens) for s in shapes)
-    return 1, rows, pairs, sum(s.total_tokens - s.active_tokens for s in shapes)
+    rows = pairs = context = 0
+    for shape in shapes:
+        own_rows = shape.text_tokens + shape.active_tokens
+        rows += own_rows
+        pairs += own_rows * (shape.text_tokens + shape.total_tokens)
+        context += shape.total_tokens - shape.active_tokens
+    return 1, rows, pairs, context
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,11 @@ class BlockFit:
 
     def predict(self, shapes: Sequence[SegmentShape]) -> float:
         """Milliseconds of a block that computes these segments."""
-        one, rows, pairs, context = block_features(shapes)
+        return self.of(block_features(shapes))
+
+    def of(self, features: tuple[int, int, int, int]) -> float:
+        """Milliseconds of a block with these `block_features`."""
+        one, rows, pairs, context = features
         return self.base_ms * one + self.row_ms * rows + self.pair_ms * pairs + self.context_ms * context
 
 
@@ -160,20 +171,30 @@ class CostModel:
 
     def block_ms(self, kind: BlockKind, shapes: Sequence[SegmentShape]) -> float:
         """Milliseconds of a block whose records are on the device."""
-        return self._block_factors[kind, _is_full(shapes)].value * self.blocks[kind].predict(shapes)
+        return self._factor(kind, _full_share(shapes)) * self.blocks[kind].predict(shapes)
 
     def blocks_ms(self, shapes: Sequence[SegmentShape]) -> tuple[float, ...]:
         """Milliseconds of every block, in block order, where each computes these segments."""
-        by_kind = {kind: self.block_ms(kind, shapes) for kind in self.blocks}
+        features, full_share = block_features(shapes), _full_share(shapes)
+        by_kind = {kind: self._factor(kind, full_share) * fit.of(features) for kind, fit in self.blocks.items()}
         return tuple(by_kind[kind] for kind in self.kinds)
 
     def overhead_ms(self, shapes: Sequence[SegmentShape]) -> float:
         """Milliseconds of a forward beside its blocks; as much slower or faster than fitted as the first of them is."""
-        return self._block_factors[self.kinds[0], _is_full(shapes)].value * self.overhead.predict(shapes)
+        return self._factor(self.kinds[0], _full_share(shapes)) * self.overhead.predict(shapes)
+
+    def step_ms(self, shapes: Sequence[SegmentShape]) -> float:
+        """Milliseconds of a forward whose records are on the device: the sum of `blocks_ms`, and `overhead_ms`."""
+        features, full_share = block_features(shapes), _full_share(shapes)
+        factors = {kind: self._factor(kind, full_share) for kind in self.blocks}
+        by_kind = {kind: factors[kind] * fit.of(features) for kind, fit in self.blocks.items()}
+        return sum(by_kind[kind] for kind in self.kinds) + factors[self.kinds[0]] * self.overhead.of(features)
 
     def fitted_ms(self, shapes: Sequence[SegmentShape]) -> float:
         """Milliseconds of a forward as fitted: what is observed does not change them."""
-        return self.overhead.predict(shapes) + sum(self.blocks[kind].predict(shapes) for kind in self.kinds)
+        features = block_features(shapes)
+        by_kind = {kind: fit.of(features) for kind, fit in self.blocks.items()}
+        return self.overhead.of(features) + sum(by_kind[kind] for kind in self.kinds)
 
     def load_ms(self, tier: TierName, num_bytes: int) -> float:
         """Milliseconds of bringing so many bytes of payload from a tier to the device, and decoding them there.
@@ -183,20 +204,30 @@ class CostModel:
         """
         return self._load_factors[tier].value * self.loads[tier].predict(num_bytes) + self.decode.predict(num_bytes)
 
-    def observe_blocks(self, kind: BlockKind, shapes: Sequence[SegmentShape], block_ms: Sequence[float]) -> None:
-        """Learn from the blocks of one kind that computed these segments in one step.
+    def observe_blocks(
+        self, kind: BlockKind, measured: Iterable[tuple[Sequence[SegmentShape], Sequence[float]]]
+    ) -> None:
+        """Learn from the blocks of one kind in one step.
 
-        Half of what masked tokens teach is believed of all tokens, and the other way round: a machine with other work
-        is slower at both, and one of them may not be run for long.
+        A block teaches the factor of those tokens that are most of its rows: the masked segments', or those of segments
+        in full. Half of that is believed of the other factor, for a machine with other work is slower at both, and one
+        of them may not be run for long; more where the other has a share in the rows, all where it is half of them.
 
         Args:
-            block_ms: of each such block, without waiting for its record.
+            measured: segments, and what each block that computed them took, without waiting for its record.
         """
-        measured_ms, fitted_ms = median(block_ms) if block_ms else 0.0, self.blocks[kind].predict(shapes)
-        if fitted_ms > 0 and 0 < measured_ms < inf:
-            is_full = _is_full(shapes)
-            change = self._block_factors[kind, is_full].observe(measured_ms / fitted_ms)
-            self._block_factors[kind, not is_full].nudge(change / 2)
+        stretches = [(_full_share(shapes), self.blocks[kind].predict(shapes), ms) for shapes, ms in measured]
+        for is_full in (True, False):
+            factor = self._block_factors[kind, is_full]
+            ratios, other_shares = [], []
+            for full_share, fitted_ms, block_ms in stretches:
+                if fitted_ms > 0 and (full_share > _MOST) == is_full:
+                    own = factor.value / self._factor(kind, full_share)
+                    ratios += [ms / fitted_ms * own for ms in block_ms]
+                    other_shares += [1 - full_share if is_full else full_share] * len(block_ms)
+            if ratios and 0 < (ratio := median(ratios)) < inf:
+                change = factor.observe(ratio)
+                self._block_factors[kind, not is_full].nudge(change * (0.5 + fmean(other_shares)))
 
     def observe_load(self, tier: TierName, num_bytes: int, load_ms: float) -> None:
         """Learn from a load.
@@ -241,9 +272,21 @@ class CostModel:
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no costs: {error!r}") from error
 
+    def _factor(self, kind: BlockKind, full_share: float) -> float:
+        """Of a block, such a share of whose rows is of segments in full: in between, as the rows are."""
+        full, masked = self._block_factors[kind, True].value, self._block_factors[kind, False].value
+        return full_share * full + (1 - full_share) * masked
 
-def _is_full(shapes: Sequence[SegmentShape]) -> bool:
-    return all(s.active_tokens == s.total_tokens for s in shapes)
+
+def _full_share(shapes: Sequence[SegmentShape]) -> float:
+    """Share of the rows that are of segments in full."""
+    rows = in_full = 0
+    for shape in shapes:
+        own_rows = shape.text_tokens + shape.active_tokens
+        rows += own_rows
+        if shape.active_tokens == shape.total_tokens:
+            in_full += own_rows
+    return in_full / rows if rows else 1.0
 
 
 def _load_factor(fit: LoadFit) -> CostFactor:

@@ -30,6 +30,7 @@ class CostFingerprint:
         codec: of records, with its version.
         decodes_ahead: whether the loader decodes them.
         canvas_tokens, text_tokens: of the passes that were timed.
+        passes: that share an edit's records.
     """
 
     revision: str
@@ -41,6 +42,7 @@ class CostFingerprint:
     decodes_ahead: bool
     canvas_tokens: int
     text_tokens: int
+    passes: int
 
 
 def read_costs(folder: Path, fingerprint: CostFingerprint) -> CostModel | None:

@@ -76,8 +76,12 @@ class PlanGuard:
         """
         if not self._dense_ratios:
             return
+        had_to_be_dense = not self.follows_plan  # those who load
         dense_ms = dense_fitted_ms * median(self._dense_ratios)
+        self._wait_steps = max(0, self._wait_steps - 1)
         self._save((1 + self._tolerance) * dense_ms - min(measured_ms, _MOST_COUNTED * dense_ms), dense_ms)
+        if had_to_be_dense:
+            return
         if self._balance_ms < 0:
             self._failures += 1
             self._wait_steps = min(_LONGEST_WAIT_STEPS, _FIRST_WAIT_STEPS * 2 ** (self._failures - 1))

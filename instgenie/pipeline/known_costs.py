@@ -58,4 +58,5 @@ def _fingerprint(forward: FluxForward, revision: str, edit: UsualEdit) -> CostFi
         decodes_ahead=edit.decodes_ahead,
         canvas_tokens=edit.canvas_tokens,
         text_tokens=edit.text_tokens,
+        passes=edit.passes,
     )

@@ -4,76 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Iterable, Mapping
 from itertools import count
 
 from instgenie.pipeline.copies import Copy, DeviceEvent
-from instgenie.pipeline.step_source import StepSource
-from instgenie_cache import CacheError
+from instgenie.pipeline.loading_step import LoadingBlock, LoadingStep, Right, Urgency
 
 _READ_BYTES = 1 << 18  # at a time, where so many are wanted: small records are not worth a call each
-
-
-class Urgency(IntEnum):
-    """Why a block is wanted; the least goes first."""
-
-    AWAITED = 0  # the computation waits for it
-    RUNNING = 1  # a running step will need it
-    AHEAD = 2
-
-
-@dataclass(slots=True, eq=False)
-class LoadingBlock:
-    """One record on its way.
-
-    Attributes:
-        copy: None until it was brought.
-        users: who have yet to compute with it; `running` of them in steps that run.
-        is_taken: a computation has it, or had.
-        last_use: once it has come to pass, the device is done with the buffer; None is at once.
-    """
-
-    copy: Copy | None = None
-    users: int = 0
-    running: int = 0
-    is_awaited: bool = False
-    is_taken: bool = False
-    last_use: DeviceEvent | None = None
-    queued_as: Urgency | None = None
-
-    @property
-    def urgency(self) -> Urgency:
-        """Of its most urgent user."""
-        if self.is_awaited:
-            return Urgency.AWAITED
-        return Urgency.RUNNING if self.running else Urgency.AHEAD
-
-
-@dataclass(slots=True, eq=False)
-class LoadingStep:
-    """The records of one step that somebody wants.
-
-    Attributes:
-        buffer_bytes: that one takes; 0 where it is used where it is.
-        users: who may still want more of it.
-        last_copy: once it has come to pass, nothing is copied from the source any more.
-        error: why no more of it can be brought.
-    """
-
-    key: Hashable
-    source: StepSource
-    record_bytes: int
-    buffer_bytes: int
-    is_direct: bool
-    blocks: dict[int, LoadingBlock] = field(default_factory=dict)
-    users: int = 0
-    held_bytes: int = 0
-    read_ms: float = 0.0
-    is_reading: bool = False
-    last_copy: DeviceEvent | None = None
-    error: CacheError | None = None
 
 
 class LoadQueue:
@@ -125,13 +62,6 @@ class LoadQueue:
             step.blocks[number].is_awaited = is_awaited
             self._sort_in(step, number)
 
-    def take(self, step: LoadingStep, number: int) -> Copy | None:
-        """Compute with a block from now on, if it is there."""
-        block = step.blocks[number]
-        if block.copy is not None:
-            block.is_taken = True
-        return block.copy
-
     def let_go(
         self, step: LoadingStep, numbers: Iterable[int], *, is_running: bool, last_use: DeviceEvent | None
     ) -> None:
@@ -172,15 +102,23 @@ class LoadQueue:
             return step, range(first, stop)
         return None
 
-    def bring(self, step: LoadingStep, blocks: range, copies: Mapping[int, Copy]) -> None:
+    def bring(self, step: LoadingStep, blocks: range, copies: Mapping[int, Copy], right: Right) -> None:
         """What `next` said was read, as far as there are copies."""
         for number in blocks:
             block, copy = step.blocks.get(number), copies.get(number)
             if block is not None and copy is not None:
-                block.copy, block.queued_as = copy, None
+                block.copy, block.right, block.queued_as = copy, right, None
             else:
                 self._free(step, None)  # what is copied there next comes after it on the same stream
             self._sort_in(step, number)
+
+    def give_up(self, step: LoadingStep, number: int) -> None:
+        """What was brought of a block goes; it is read again for those who want it."""
+        block = step.blocks[number]
+        self._free(step, block.last_use)
+        block.copy = block.right = block.last_use = None
+        block.is_taken = False
+        self._sort_in(step, number)
 
     def collect(self) -> None:
         """Take buffers back that the device is done with."""
@@ -196,7 +134,7 @@ class LoadQueue:
             self._spare.discard((number, step))
         else:
             self._spare.add((number, step))
-        if block is not None and block.copy is None and block.queued_as != block.urgency and not step.is_direct:
+        if block is not None and block.copy is None and block.queued_as != block.urgency:
             block.queued_as = block.urgency
             heapq.heappush(self._entries, (block.urgency, number, next(self._numbers), step))
 
@@ -221,14 +159,7 @@ class LoadQueue:
             number, step = max(self._spare, key=lambda place: place[0])
             if number < first:
                 break
-            self._give_up(step, number)
-
-    def _give_up(self, step: LoadingStep, number: int) -> None:
-        block = step.blocks[number]
-        self._free(step, block.last_use)
-        block.copy = block.last_use = None
-        block.is_taken = False
-        self._sort_in(step, number)
+            self.give_up(step, number)
 
     def _free(self, step: LoadingStep, last_use: DeviceEvent | None) -> None:
         if last_use is None or last_use.query():

@@ -7,15 +7,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 from torch import Tensor
 
 from instgenie.pipeline.copies import Copies, Copy, DeviceEvent
-from instgenie.pipeline.load_queue import LoadingStep, LoadQueue
-from instgenie.pipeline.step_source import Loaded, StepLostError, StepSource
-from instgenie_cache import CacheError, TierName
+from instgenie.pipeline.direct_load import DirectLoad
+from instgenie.pipeline.load_queue import LoadQueue
+from instgenie.pipeline.loading_step import LoadingStep, LoadUser, Right
+from instgenie.pipeline.step_source import Loaded, StepSource, load_error, read_blocks
+from instgenie_cache import CacheError
 
 log = logging.getLogger(__name__)
 
@@ -23,26 +25,25 @@ log = logging.getLogger(__name__)
 class StepLoad:
     """One user's hold of a step that is being loaded. Release it."""
 
-    def __init__(self, loader: Loader, step: LoadingStep, *, is_ahead: bool) -> None:
-        self._loader, self._step = loader, step
-        self._wanted: set[int] = set()  # and not computed with yet
+    def __init__(self, loader: Loader, step: LoadingStep, user: LoadUser, *, is_ahead: bool) -> None:
+        self._loader, self._step, self._user = loader, step, user
         self._lost_ms: dict[int, list[Callable[[], float]]] = {}
         self._is_running, self._is_open = not is_ahead, True
-
-    @property
-    def tier(self) -> TierName:
-        """Where the step is read from."""
-        return self._step.source.tier
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether payloads lie where the source has them."""
-        return self._step.is_direct
 
     @property
     def error(self) -> CacheError | None:
         """Why it cannot be read, once that is known."""
         return self._step.error
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether all payloads that it gave were the step's.
+
+        By whatever lease they were read: where several users want a step, it may be that of another, who may be gone by
+        now. To be asked before the release, once all was computed: on CUDA, after `stalls_ms`.
+        """
+        assert self._is_open
+        return self._loader._is_valid(self._user)
 
     @property
     def held_bytes(self) -> int:
@@ -61,9 +62,9 @@ class StepLoad:
     def want(self, blocks: range) -> None:
         """Load these blocks, too."""
         assert self._is_open
-        new = [block for block in blocks if block not in self._wanted]
+        new = [block for block in blocks if block not in self._user.wanted]
         if new:
-            self._wanted.update(new)
+            self._user.wanted.update(new)
             self._loader._want(self._step, new, self._is_running)
 
     def begin(self, blocks: range | None = None) -> None:
@@ -73,10 +74,10 @@ class StepLoad:
             blocks: that are needed now, and no others; None leaves it as it was.
         """
         if blocks is not None:
-            self._let_go(self._wanted.difference(blocks))
+            self._let_go(self._user.wanted.difference(blocks))
         if not self._is_running:
             self._is_running = True
-            self._loader._begin(self._step, sorted(self._wanted))
+            self._loader._begin(self._step, sorted(self._user.wanted))
         if blocks is not None:
             self.want(blocks)
 
@@ -91,15 +92,15 @@ class StepLoad:
             StepLostError: it is not there any more.
             CacheError: it cannot be read, or the loader was closed.
         """
-        assert block in self._wanted
+        assert block in self._user.wanted
         self.begin()
-        payload, lost_ms = self._loader.copies.join(partial(self._loader._wait, self._step, block))
+        payload, lost_ms = self._loader.copies.join(partial(self._loader._wait, self._step, self._user, block))
         self._lost_ms.setdefault(block, []).append(lost_ms)
         return payload
 
     def computed(self, block: int) -> None:
         """The computation with a block was launched: its buffer is given back after that."""
-        if block in self._wanted:
+        if block in self._user.wanted:
             self._let_go({block})
 
     def stalls_ms(self) -> dict[int, float]:
@@ -110,17 +111,21 @@ class StepLoad:
         """Want no more. It does not wait, not even for a read that is under way. A second time it does nothing."""
         if self._is_open:
             self._is_open = False
-            self._let_go(self._wanted)
-            self._loader._leave(self._step)
+            self._let_go(self._user.wanted)
+            self._loader._leave(self._step, self._user)
 
     def _let_go(self, blocks: set[int]) -> None:
         if blocks:
             self._loader._let_go(self._step, sorted(blocks), self._is_running)
-            self._wanted = self._wanted - blocks
+            self._user.wanted = self._user.wanted - blocks
 
 
 class Loader:
     """Loads steps in block order, for running steps before others; what several want is loaded once.
+
+    It is read by the source of whoever came first, for as long as he is there, then by that of another: what a lease
+    gave is good only while somebody holds that lease. What lies in memory of its own by then stays, the rest is read
+    again.
 
     Buffers keep to a byte budget, but for a block that the computation waits for: see `LoadQueue`. What is loaded
     belongs to the thread that computes; any other may ask how much there is, and close the loader.
@@ -173,31 +178,37 @@ class Loader:
         buffer_bytes: int,
         *,
         is_ahead: bool = False,
-        is_direct: bool = False,
     ) -> StepLoad:
         """Begin to load blocks of a step, or take part where it is loading already.
 
         Args:
             key: what has the same key is the same step of the same template.
-            source: the loader's from now on, which closes it once all loads of the step were released and nothing is
-                read or copied from it any more; at once where the step is loading already.
+            source: the loader's from now on, which closes it once all who came with sources of its owner have released
+                the step and nothing is read or copied from it any more; at once where there is one of that owner.
             record_bytes: of a block's payload.
             buffer_bytes: what a block takes on the device.
             is_ahead: not for the running step: others go first.
-            is_direct: read at once, in the caller's thread: there is nothing to wait for, or to copy. It takes no
-                buffers.
         """
         with self._changed:
             step = self._steps.get(key)
-            is_new = step is None or step.error is not None
             if step is None or step.error is not None:
-                step = LoadingStep(key, source, record_bytes, 0 if is_direct else buffer_bytes, is_direct)
-                self._steps[key] = step
-            step.users += 1
-        if not is_new:
+                step = self._steps[key] = LoadingStep(key, record_bytes, buffer_bytes)
+            user = step.join(source)
+        if user.right.source is not source:
             _close(source)
-        load = StepLoad(self, step, is_ahead=is_ahead)
+        load = StepLoad(self, step, user, is_ahead=is_ahead)
         load.want(blocks)
+        return load
+
+    def direct(self, source: StepSource) -> DirectLoad:
+        """A load of a step that is computed with where the source has it: the caller reads it, and by himself.
+
+        Args:
+            source: the load's from now on.
+        """
+        load = DirectLoad(source)
+        if self._is_closed:
+            load.error = CacheError("the loader was closed")
         return load
 
     def close(self) -> None:
@@ -219,12 +230,8 @@ class Loader:
 
     def _want(self, step: LoadingStep, blocks: list[int], is_running: bool) -> None:
         with self._changed:
-            missing = [block for block in blocks if block not in step.blocks]
             self._queue.add(step, blocks, is_running=is_running)
             self._wake()
-        for run in _runs(missing) if step.is_direct else ():
-            if step.error is None and not self._is_closed:
-                self._bring(step, run)
 
     def _begin(self, step: LoadingStep, blocks: list[int]) -> None:
         with self._changed:
@@ -236,7 +243,11 @@ class Loader:
             block = step.blocks.get(number)
             return block is not None and block.copy is not None
 
-    def _wait(self, step: LoadingStep, number: int) -> Copy:
+    def _is_valid(self, user: LoadUser) -> bool:
+        with self._changed:
+            return user.is_valid
+
+    def _wait(self, step: LoadingStep, user: LoadUser, number: int) -> Copy:
         with self._changed:
             block = step.blocks[number]
             if block.copy is None:
@@ -246,7 +257,7 @@ class Loader:
                     self._changed.wait_for(lambda: block.copy is not None or step.error is not None or self._is_closed)
                 finally:
                     self._queue.wait(step, number, is_awaited=False)
-            if (taken := self._queue.take(step, number)) is not None:
+            if (taken := step.take(user, number)) is not None:
                 return taken
             if step.error is None:
                 raise CacheError("the loader was closed")
@@ -259,17 +270,18 @@ class Loader:
             self._queue.let_go(step, blocks, is_running=is_running, last_use=last_use)
             self._wake()
 
-    def _leave(self, step: LoadingStep) -> None:
+    def _leave(self, step: LoadingStep, user: LoadUser) -> None:
         with self._changed:
-            step.users -= 1
-            if step.users:
-                return
-            if self._steps.get(step.key) is step:
-                del self._steps[step.key]
-            self._queue.forget(step)
-            if step.is_reading:
+            for number in step.leave(user, is_in_place=self.copies.is_in_place):
+                self._queue.give_up(step, number)
+            if not step.users:
+                if self._steps.get(step.place) is step:
+                    del self._steps[step.place]
+                self._queue.forget(step)
+            self._wake()
+            if user.right.users or user.right.is_reading:
                 return  # who reads closes the source after that
-        self._after(step.last_copy, partial(_close, step.source))
+        self._after(user.right.last_copy, partial(_close, user.right.source))
 
     # With the lock held.
 
@@ -313,8 +325,9 @@ class Loader:
                     return self._after_copies.popleft()[1]
                 if (chosen := self._queue.next()) is not None:
                     step, blocks = chosen
-                    step.is_reading = True
-                    return partial(self._bring, step, blocks)
+                    right = step.rights[0]
+                    right.is_reading = True
+                    return partial(self._bring, step, right, blocks)
                 # The device notifies nobody.
                 if (event := self._queue.blocked_by) is not None:
                     return event.synchronize
@@ -323,52 +336,54 @@ class Loader:
                 self._changed.wait()
         return None
 
-    # In the loader's thread, or the caller's where a step is direct.
+    def _bring(self, step: LoadingStep, right: Right, blocks: range) -> None:
+        self._finish(step, right, blocks, *self._read(right.source, blocks))
 
-    def _bring(self, step: LoadingStep, blocks: range) -> None:
-        self._finish(step, blocks, *self._read(step, blocks))
-
-    def _read(self, step: LoadingStep, blocks: range) -> tuple[dict[int, Copy], float, CacheError | None]:
+    def _read(self, source: StepSource, blocks: range) -> tuple[dict[int, Copy], float, CacheError | None]:
         """Copies of the blocks as far as they could be begun, what reading took in ms, and what went wrong."""
         copies: dict[int, Copy] = {}
         error: CacheError | None = None
         started = time.perf_counter()
         try:
-            payloads = step.source.read(blocks.start, blocks.stop)
-            if payloads is None:
-                error = StepLostError(f"a record of blocks {blocks.start} to {blocks.stop - 1} is lost")
-            else:
-                for number, payload in zip(blocks, payloads, strict=True):
-                    copies[number] = self.copies.copy(payload)
-        except CacheError as failure:
-            error = failure.with_traceback(None)  # whose frames have the step, which will have the error
-        except Exception as failure:  # whatever a source does must not end the thread: a computation waits
-            log.exception("records cannot be loaded")
-            error = CacheError(f"a record cannot be loaded: {type(failure).__name__}: {failure}")
+            payloads = read_blocks(source, blocks)
+            for place, number in enumerate(blocks):
+                copies[number] = self.copies.copy(payloads[place])
+        except Exception as failure:  # noqa: BLE001 it is logged
+            error = load_error(failure)
         return copies, 1000 * (time.perf_counter() - started), error
 
     def _finish(
-        self, step: LoadingStep, blocks: range, copies: dict[int, Copy], ms: float, error: CacheError | None
+        self,
+        step: LoadingStep,
+        right: Right,
+        blocks: range,
+        copies: dict[int, Copy],
+        ms: float,
+        error: CacheError | None,
     ) -> None:
         last_copy = copies[max(copies)].done if copies else None
         with self._changed:
-            step.is_reading = False
-            step.error = step.error or error
+            right.is_reading = False
+            right.last_copy = last_copy or right.last_copy
             step.read_ms += ms
-            step.last_copy = last_copy or step.last_copy
-            self._queue.bring(step, blocks, copies)
-            is_left = step.users == 0
+            is_left = right.users == 0  # meanwhile: what it gave, or why it failed, is nothing to those who stay
+            if error is not None and not is_left:
+                step.fail(right, error)
+            self._queue.bring(step, blocks, {} if is_left else copies, right)
             self._changed.notify_all()
-        if error is None and step.source.is_timed and not step.is_direct:
+        if error is None and right.source.is_timed:
             # Of the copies the times alone: they may be given back before they are reported.
-            self._after(last_copy, partial(self._report, step, [brought.took_ms for brought in copies.values()], ms))
+            took_ms = [brought.took_ms for brought in copies.values()]
+            self._after(last_copy, partial(self._report, right.source, step.record_bytes, took_ms, ms))
         if is_left:
-            self._after(step.last_copy, partial(_close, step.source))
+            self._after(right.last_copy, partial(_close, right.source))
 
-    def _report(self, step: LoadingStep, copies_ms: list[Callable[[], float]], read_ms: float) -> None:
+    def _report(
+        self, source: StepSource, record_bytes: int, copies_ms: list[Callable[[], float]], read_ms: float
+    ) -> None:
         copied_ms = sum(took_ms() for took_ms in copies_ms)
         try:
-            self._on_loaded(Loaded(step.source.tier, len(copies_ms) * step.record_bytes, max(read_ms, copied_ms)))
+            self._on_loaded(Loaded(source.tier, len(copies_ms) * record_bytes, max(read_ms, copied_ms)))
         except Exception:
             log.exception("a load cannot be reported")
 
@@ -390,14 +405,3 @@ def _close(source: StepSource) -> None:
         source.close()
     except Exception:
         log.exception("a source cannot be closed")
-
-
-def _runs(numbers: Iterable[int]) -> list[range]:
-    """Stretches of consecutive numbers."""
-    runs: list[range] = []
-    for number in numbers:
-        if runs and runs[-1].stop == number:
-            runs[-1] = range(runs[-1].start, number + 1)
-        else:
-            runs.append(range(number, number + 1))
-    return runs

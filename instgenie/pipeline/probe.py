@@ -24,12 +24,14 @@ class UsualEdit:
         canvas_tokens: image tokens.
         codec: of the records.
         decodes_ahead: whether the loader decodes them; else the blocks do.
+        passes: segments of one edit, for which a record is decoded once; two where guidance is classifier-free.
     """
 
     canvas_tokens: int
     text_tokens: int
     codec: CodecName = "raw"
     decodes_ahead: bool = False
+    passes: int = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +72,7 @@ def random_probes(forward: FluxForward, edit: UsualEdit, points: Sequence[tuple[
         context: ContextSource | None = None
         segments = []
         for number in range(batch):
-            if number % 2 == 0 and active < total:  # two share one, as the guidance branches of an edit do
+            if number % edit.passes == 0 and active < total:
                 if total not in records:
                     records[total] = RandomRecords(forward, total, codec)
                 context = RandomContext(records[total], torch.arange(active, total, device=forward.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from instgenie.pipeline.cost import CostModel, SegmentShape
 from instgenie.pipeline.guard import PlanGuard
@@ -44,29 +45,41 @@ class StepPlanner:
         """
         self.costs, self._policy, self._guard = costs, policy, guard
 
-    def plan(self, shapes: Sequence[SegmentShape], supply: StepSupply, *, takes_all: bool = False) -> StepPlan:
-        """How to run a step.
+    def plan(
+        self,
+        shapes: Sequence[SegmentShape],
+        supply: StepSupply,
+        *,
+        takes_all: bool = False,
+        beside: Sequence[SegmentShape] = (),
+    ) -> StepPlan:
+        """How to run an edit's step: its full prefix, and what the whole batch's step then takes.
 
         Args:
-            shapes: its segments, with their active tokens.
+            shapes: the edit's segments, with their active tokens.
             takes_all: take every record, however long that takes.
+            beside: the other segments of the batch, as they will be computed.
         """
-        costs = self._block_costs(shapes, supply)
+        computed = [*shapes, *beside]
+        load_ms = self._load_ms(supply)
+        if self._policy is full_prefix and not any(load_ms):
+            # Nothing is waited for. No block in full then, whatever costs say: what a plan computes on all tokens shows
+            # in the picture, and the same request shall give the same one.
+            return StepPlan(0, self.costs.step_ms(computed), 0.0)
+        costs = BlockCosts(
+            masked_ms=self.costs.blocks_ms(computed),
+            full_ms=self.costs.blocks_ms([*(shape.in_full() for shape in shapes), *beside]),
+            load_ms=load_ms,
+            load_bytes=(supply.buffer_bytes,) * len(supply.tiers),
+        )
         busy_ms = sum(self.costs.load_ms(tier, num_bytes) for tier, num_bytes in supply.queued.items())
         loader = LoaderState(busy_ms, supply.budget_bytes if supply.buffer_bytes else None)
         full_blocks = 0 if takes_all else self._full_blocks(costs, loader)
-        is_full = [block < full_blocks for block in range(len(costs))]
-        times = timeline(costs, loader, is_full)
-        return StepPlan(full_blocks, times.step_ms + self.costs.overhead_ms(shapes), times.stall_ms)
+        times = timeline(costs, loader, [block < full_blocks for block in range(len(costs))])
+        return StepPlan(full_blocks, times.step_ms + self.costs.overhead_ms(computed), times.stall_ms)
 
     def _full_blocks(self, costs: BlockCosts, loader: LoaderState) -> int:
-        """How many blocks to run in full: the first ones, which is no later than the same number elsewhere.
-
-        None by our policy where there is nothing to load, whatever costs say: what a plan computes on all tokens shows
-        in the picture, and the same request shall give the same one.
-        """
-        if self._policy is full_prefix and not any(costs.load_ms):
-            return 0
+        """How many blocks to run in full: the first ones, which is no later than the same number elsewhere."""
         may_plan = self._guard is None or self._guard.follows_plan
         return sum((self._policy if may_plan else dense)(costs, loader))
 
@@ -80,45 +93,55 @@ class StepPlanner:
             return
         self.costs.observe_load(loaded.tier, loaded.num_bytes, loaded.ms)
 
-    def observe(
+    def observe_step(
         self,
-        shapes: Sequence[SegmentShape],
-        plan: StepPlan,
+        segments: Sequence[tuple[SegmentShape, int]],
+        predicted_ms: float | None,
         part_ms: Sequence[float],
         stalls_ms: Mapping[int, float],
         waited_ms: float = 0.0,
     ) -> None:
-        """Learn from a step that was run as planned.
+        """Learn from a batch's step.
+
+        What blocks took teaches costs, whoever decided what they compute; nothing else may have been in their time,
+        such as encoding a template lane's records and waiting for a store to take them. The guard is told of steps that
+        were planned, and of those that were dense anyway, which say what it compares others with.
 
         Args:
-            part_ms: of each block, waiting for its record included, and of the head.
+            segments: all of the batch, each with its full prefix; that of dense edits and template lanes is all blocks.
+            predicted_ms: by the plan that was made last; None where nothing was planned.
+            part_ms: of each block, waiting for records included, and of the head.
             stalls_ms: of it, waiting, by block.
             waited_ms: before the first block.
         """
+        blocks = len(self.costs.kinds)
         if self._guard is not None:
-            step_ms, fitted_ms = sum(part_ms) + waited_ms, self.costs.fitted_ms([shape.in_full() for shape in shapes])
-            if plan.full_prefix == len(self.costs.kinds):
-                self._guard.observe_dense(step_ms, fitted_ms)
-            else:
-                self._guard.observe_plan(step_ms, plan.step_ms, fitted_ms)
-        full = [shape.in_full() for shape in shapes]
+            step_ms = sum(part_ms) + waited_ms
+            dense_fitted_ms = self.costs.fitted_ms([shape.in_full() for shape, _ in segments])
+            if all(prefix >= blocks or shape.active_tokens == shape.total_tokens for shape, prefix in segments):
+                self._guard.observe_dense(step_ms, dense_fitted_ms)
+            elif predicted_ms is not None:
+                self._guard.observe_plan(step_ms, predicted_ms, dense_fitted_ms)
+        # The first block is measured with what is before it.
+        ends = sorted({1, blocks, *(prefix for _, prefix in segments if 1 < prefix < blocks)})
+        stretches = [(range(first, stop), [_as_computed(s, first) for s in segments]) for first, stop in pairwise(ends)]
         for kind in self.costs.blocks:
-            for segments, blocks in (
-                (full, range(1, plan.full_prefix)),  # the first block is measured with what is before it
-                (shapes, range(max(1, plan.full_prefix), len(self.costs.kinds))),
-            ):
-                took = [
-                    part_ms[block] - stalls_ms.get(block, 0.0) for block in blocks if self.costs.kinds[block] == kind
-                ]
-                self.costs.observe_blocks(kind, segments, took)
+            self.costs.observe_blocks(
+                kind,
+                [
+                    (shapes, [part_ms[b] - stalls_ms.get(b, 0.0) for b in stretch if self.costs.kinds[b] == kind])
+                    for stretch, shapes in stretches
+                ],
+            )
 
-    def _block_costs(self, shapes: Sequence[SegmentShape], supply: StepSupply) -> BlockCosts:
+    def _load_ms(self, supply: StepSupply) -> tuple[float, ...]:
         by_tier = {
             tier: self.costs.load_ms(tier, supply.record_bytes) for tier in set(supply.tiers) if tier is not None
         }
-        return BlockCosts(
-            masked_ms=self.costs.blocks_ms(shapes),
-            full_ms=self.costs.blocks_ms([shape.in_full() for shape in shapes]),
-            load_ms=tuple(0.0 if tier is None else by_tier[tier] for tier in supply.tiers),
-            load_bytes=(supply.buffer_bytes,) * len(supply.tiers),
-        )
+        return tuple(0.0 if tier is None else by_tier[tier] for tier in supply.tiers)
+
+
+def _as_computed(segment: tuple[SegmentShape, int], block: int) -> SegmentShape:
+    """What a segment computes in a block, by its full prefix."""
+    shape, full_prefix = segment
+    return shape.in_full() if block < full_prefix else shape

@@ -59,7 +59,8 @@ def phases() -> dict[str, float]:
     from instgenie.checkpoint import BUILTIN, load_checkpoint
     from instgenie.compute_dtype import dtype_of
     from instgenie.editor import Editor
-    from instgenie.host import available_memory_bytes, compute_device, quiet_libraries
+    from instgenie.free_memory import available_memory_bytes
+    from instgenie.host import compute_device, quiet_libraries
     from instgenie.mask import read_mask
     from instgenie.request import EditRequest
     from instgenie_cache import MemoryStore

@@ -38,6 +38,7 @@ from instgenie.orders import (
     HeldTemplate,
     ModelCard,
     PhaseTimings,
+    ReplicaStats,
     StepReport,
     WarmOrder,
     WarmReport,
@@ -100,6 +101,11 @@ class InstantReplica:
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         return dict.fromkeys(keys, HeldTemplate(None, 0))
+
+    async def stats(self) -> ReplicaStats:
+        return ReplicaStats()
+
+    async def drain(self) -> None: ...
 
     async def close(self) -> None: ...
 

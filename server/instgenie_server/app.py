@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
 
 from aiohttp import web
 
@@ -20,14 +19,16 @@ from instgenie_server.edit_service import EditService
 from instgenie_server.engine_slot import Engine, EngineSlot
 from instgenie_server.in_flight import InFlight
 from instgenie_server.intake.decode import PictureDecoder
-from instgenie_server.jobs import open_jobs
+from instgenie_server.jobs import DispatcherSettings, open_jobs
 from instgenie_server.metrics import Metrics
 from instgenie_server.observed_replica import ObservedReplica
+from instgenie_server.order_maker import OrderMaker
+from instgenie_server.presence import Presence
 from instgenie_server.record_cache.exposition import ServiceExposition
 from instgenie_server.record_cache.store import secret_of, service_address
+from instgenie_server.replica_process.supervised_replica import SupervisedReplica
 from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
 from instgenie_server.routes.keys import DECODER, ENGINE, PIXELS, UPLOADS
-from instgenie_server.routes.read_edit import make_order
 from instgenie_server.settings import Settings
 from instgenie_server.template_registry import TemplateRegistry
 
@@ -93,15 +94,25 @@ async def _engine(app: web.Application, open_replica: OpenReplica) -> AsyncItera
 @asynccontextmanager
 async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncIterator[Engine]:
     settings = app[SETTINGS]
+    limits = settings.limits
     async with open_replica() as bare_replica:
         replica = ObservedReplica(bare_replica, app[METRICS])
-        order_maker = partial(make_order, app[DECODER])
-        async with open_jobs(settings.data_dir, replica, order_maker, settings.retention) as jobs:
-            templates = TemplateRegistry(replica)
+        presence = bare_replica.presence if isinstance(bare_replica, SupervisedReplica) else Presence()
+        orders = OrderMaker(app[DECODER], limits.pixel_bytes)
+        job_settings = DispatcherSettings(concurrency=limits.running_jobs)
+        async with open_jobs(settings.data_dir, replica, orders.order, settings.retention, job_settings) as jobs:
+
+            def begin_or_hold_up() -> None:
+                jobs.hold_up(held_up=not presence.is_there)
+
+            presence.watch(begin_or_hold_up)
+            begin_or_hold_up()
+            templates = TemplateRegistry(replica, presence)
             warming = asyncio.create_task(templates.run(), name="templates")
             try:
-                edits = EditService(replica, jobs, settings.limits.queue_seconds)
-                yield Engine(replica, jobs, edits, templates)
+                return_seconds = settings.engine.return_seconds
+                edits = EditService(replica, jobs, limits.queue_seconds, presence, return_seconds)
+                yield Engine(replica, jobs, edits, templates, presence)
             finally:
                 warming.cancel()
                 with suppress(asyncio.CancelledError):

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from instgenie.errors import ReplicaError, TemplateNotCachedError
+import structlog
+
+from instgenie.errors import DeadlineError, ReplicaError, ReplicaLostError, TemplateNotCachedError
 from instgenie.orders import EditOrder, EditOutcome, Replica, StepReport
 from instgenie_server.access.admission import refusal
-from instgenie_server.api_error import ApiError, failed
+from instgenie_server.api_error import ApiError, failed, unavailable
+from instgenie_server.presence import Presence
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS = 3  # of an edit whose replica goes while it runs
+LOST_RETRY_SECONDS = 5.0
 Report = Callable[[int, StepReport], None]
 
 
@@ -46,8 +53,20 @@ class Room:
 class EditService:
     """Runs edits at once, as long as not too much waits."""
 
-    def __init__(self, replica: Replica, jobs: Queue, limit_seconds: float) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        jobs: Queue,
+        limit_seconds: float,
+        presence: Presence | None = None,
+        return_seconds: float = 120.0,
+    ) -> None:
+        """Args:
+        presence: of the replica; None is one that never goes.
+        return_seconds: longest that an edit waits for a replica that is away.
+        """
         self._replica, self._jobs, self._limit_seconds = replica, jobs, limit_seconds
+        self._presence, self._return_seconds = presence or Presence(), return_seconds
         self._rooms: set[Room] = set()
 
     def waiting_seconds(self) -> float:
@@ -85,26 +104,71 @@ class EditService:
         deadline_seconds: float,
         report: Report = lambda _number, _step: None,
     ) -> list[EditOutcome]:
-        """Run the edits one after the other to their end; cancelling the call stops the running one at its next step.
+        """Run the edits side by side to their end; the first one that fails ends the others at their next step.
+
+        Cancelling the call does so too. An edit whose replica goes is begun again on the next one.
 
         Args:
             room: that of these edits.
             deadline_seconds: for all of them together.
             report: called with the number of the order, from 0, and its steps.
+        Returns:
+            What came of the orders, in their order.
         Raises:
             InvalidInputError: a value outside its limits.
-            ApiError: 404 where records are required and not there, 504 past the deadline, 500 for a failure of ours.
+            ApiError: 404 where records are required and not there, 504 past the deadline or where it cannot be met,
+                503 where there is no replica for long, 500 for a failure of ours.
         """
-        outcomes: list[EditOutcome] = []
+        ends_at = asyncio.get_running_loop().time() + deadline_seconds
         try:
-            async with asyncio.timeout(deadline_seconds):
-                for number, order in enumerate(orders):
-                    outcomes.append(await self._replica.edit(order, partial(report, number)))
-                    room.edits -= 1
-            return outcomes
+            async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
+                edits = [
+                    group.create_task(self._edit(order, partial(report, number), room, ends_at))
+                    for number, order in enumerate(orders)
+                ]
+            return [edit.result() for edit in edits]
         except TimeoutError:
             raise deadline_passed(deadline_seconds) from None
-        except TemplateNotCachedError as error:
-            raise ApiError(404, str(error), "invalid_request_error", "cache", "template_not_cached") from error
-        except ReplicaError as error:
-            raise failed(str(error)) from error
+        except BaseExceptionGroup as group_error:
+            first = group_error.exceptions[0]
+        match first:
+            case DeadlineError():
+                raise deadline_passed(deadline_seconds) from first
+            case TemplateNotCachedError():
+                raise ApiError(404, str(first), "invalid_request_error", "cache", "template_not_cached") from first
+            case ReplicaError():
+                raise failed(str(first)) from first
+            case _:
+                raise first
+
+    async def _edit(
+        self, order: EditOrder, report: Callable[[StepReport], None], room: Room, ends_at: float
+    ) -> EditOutcome:
+        """One edit, begun again where the replica goes."""
+        loop = asyncio.get_running_loop()
+        attempts = 0
+        while True:
+            await self._replica_is_there()
+            attempts += 1
+            timed = replace(order, deadline_seconds=max(0.0, ends_at - loop.time()))
+            try:
+                outcome = await self._replica.edit(timed, report)
+            except ReplicaLostError as error:
+                log.warning("an edit lost its replica", order=order.id, attempt=attempts, reason=str(error))
+                if attempts == MAX_ATTEMPTS:
+                    raise
+            else:
+                room.edits -= 1
+                return outcome
+
+    async def _replica_is_there(self) -> None:
+        """Wait for it, but not for ever.
+
+        Raises:
+            ApiError: 503, it stays away.
+        """
+        try:
+            async with asyncio.timeout(self._return_seconds):
+                await self._presence.wait()
+        except TimeoutError:
+            raise unavailable("the replica is being started again", LOST_RETRY_SECONDS) from None

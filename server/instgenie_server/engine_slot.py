@@ -12,6 +12,7 @@ from instgenie.orders import Replica
 from instgenie_server.api_error import unavailable
 from instgenie_server.edit_service import EditService
 from instgenie_server.jobs import Jobs
+from instgenie_server.presence import Presence
 from instgenie_server.template_registry import TemplateRegistry
 
 Status = Literal["starting", "ok", "draining"]
@@ -19,12 +20,13 @@ Status = Literal["starting", "ok", "draining"]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Everything that handlers edit with."""
+    """Everything that handlers edit with; `presence` is that of its replica."""
 
     replica: Replica
     jobs: Jobs
     edits: EditService
     templates: TemplateRegistry
+    presence: Presence
 
 
 OpenEngine = Callable[[], AbstractAsyncContextManager[Engine]]
@@ -43,6 +45,7 @@ class EngineSlot:
         self._opened = asyncio.Event()
         self._stop = asyncio.Event()
         self._error: Exception | None = None
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def if_open(self) -> Engine | None:
@@ -67,7 +70,8 @@ class EngineSlot:
             raise self._error
 
     async def run(self, open_engine: OpenEngine) -> None:
-        """Open the engine, and close it when `stop` is called."""
+        """Open the engine, and close it when `stop` is called. While it is opening, `stop` breaks that off."""
+        self._running = asyncio.current_task()
         try:
             async with open_engine() as engine:
                 self._engine = engine
@@ -75,6 +79,9 @@ class EngineSlot:
                     self.status = "ok"
                 self._opened.set()
                 await self._stop.wait()
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
         except Exception as error:
             if self._opened.is_set():
                 raise
@@ -84,6 +91,8 @@ class EngineSlot:
     def stop(self) -> None:
         """Have `run` close the engine."""
         self._stop.set()
+        if not self._opened.is_set() and self._running is not None:
+            self._running.cancel()
 
     async def drain(self) -> None:
         """Take no new edits, and let running jobs come to their end."""

@@ -10,15 +10,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from instgenie import __version__
-from instgenie.orders import PhaseTimings
+from instgenie.orders import PhaseTimings, ReplicaStats
 from instgenie_server.jobs.job import JobState
+from instgenie_server.replica_metrics import ReplicaMetrics
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
+EDITS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 BYTES = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-EditFailure = Literal["failed", "cancelled", "invalid"]
+EditFailure = Literal["failed", "cancelled", "expired", "invalid"]
 
 
 class Metrics:
@@ -62,7 +64,7 @@ class Metrics:
         self._edits = Counter(
             "instgenie_edits",
             "Edits that ended; cache is none where none was made, tier where the cache was no hit, invalid is the "
-            "client's fault.",
+            "client's fault, expired could not be done by its deadline.",
             ["outcome", "cache", "tier"],
             registry=registry,
         )
@@ -78,6 +80,19 @@ class Metrics:
             buckets=SHARES,
             registry=registry,
         )
+        self._stall_seconds = Histogram(
+            "instgenie_stall_seconds",
+            "Time of an edit's steps that was spent waiting for records.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch_edits = Histogram(
+            "instgenie_batch_edits",
+            "Edits that shared a step with this one, itself included, on average over its steps.",
+            buckets=EDITS,
+            registry=registry,
+        )
+        self._replica = ReplicaMetrics(registry)
 
     def exposition(self) -> tuple[str, bytes]:
         """Content type and body of a scrape. Reads /proc and takes milliseconds: for a thread."""
@@ -109,6 +124,10 @@ class Metrics:
         for state in JobState:
             self._jobs.labels(state.value).set(counts.get(state.value, 0))
 
+    def set_replica(self, stats: ReplicaStats | None, restarts: int) -> None:
+        """What the replica does, None where there is none just now; how often another one took its place."""
+        self._replica.update(stats, restarts)
+
     def observe_step(self, seconds: float) -> None:
         """An edit has made a step, so long after the one before."""
         self._step_seconds.observe(seconds)
@@ -126,6 +145,8 @@ class Metrics:
         }
         for phase, milliseconds in phases.items():
             self._phase_seconds.labels(phase).observe(milliseconds / 1000)
+        self._stall_seconds.observe(timings.stall_ms / 1000)
+        self._batch_edits.observe(timings.batch)
         if timings.tokens_total:
             self._active_share.observe(timings.tokens_active / timings.tokens_total)
 

@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from instgenie.errors import InvalidInputError
+from instgenie.errors import InvalidInputError, ReplicaLostError
 from instgenie_server.access.auth import Caller
 from instgenie_server.access.remote import counted_as
 from instgenie_server.api_error import ApiError, invalid, unavailable
@@ -41,7 +41,7 @@ METRICS_ROUTE = "/metrics"
 PROBE_ROUTES = frozenset({"/healthz", "/readyz"})
 OPEN_ROUTES = PROBE_ROUTES | {"/", "/docs", "/openapi.json"}
 REJECTIONS = frozenset({401, 403, 413, 429, 503})
-DRAIN_RETRY_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 MAX_PATH_CHARS = 200  # of an unknown path, in its 404
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -100,6 +100,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         error = api_error
     except InvalidInputError as input_error:
         error = invalid(str(input_error), input_error.parameter)
+    except ReplicaLostError:
+        error = unavailable("the replica is being started again", RETRY_SECONDS)
     except web.RequestPayloadError as payload_error:
         reason = " ".join(str(payload_error).split()).removeprefix("400, message: ")
         error = invalid(f"the request's body cannot be read: {reason}", code="bad_body")
@@ -138,7 +140,7 @@ async def count_in_flight(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     in_flight = request.config_dict[IN_FLIGHT]
     if in_flight.is_draining:
-        raise unavailable("the server is stopping", DRAIN_RETRY_SECONDS)
+        raise unavailable("the server is stopping", RETRY_SECONDS)
     metrics = request.config_dict[METRICS]
     try:
         with in_flight.request():

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from instgenie.errors import InvalidInputError, TemplateNotCachedError
+from instgenie.errors import DeadlineError, InvalidInputError, TemplateNotCachedError
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
     HeldTemplate,
     ModelCard,
     Replica,
+    ReplicaStats,
     StepReport,
     WarmOrder,
     WarmReport,
@@ -55,6 +56,9 @@ class ObservedReplica:
         except (InvalidInputError, TemplateNotCachedError):
             self._metrics.count_edit_failure("invalid")
             raise
+        except DeadlineError:
+            self._metrics.count_edit_failure("expired")
+            raise
         except Exception:
             self._metrics.count_edit_failure("failed")
             raise
@@ -80,6 +84,14 @@ class ObservedReplica:
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         """See `Replica`."""
         return await self._replica.held(keys)
+
+    async def stats(self) -> ReplicaStats:
+        """See `Replica`."""
+        return await self._replica.stats()
+
+    async def drain(self) -> None:
+        """See `Replica`."""
+        await self._replica.drain()
 
     async def close(self) -> None:
         """See `Replica`."""

@@ -65,7 +65,7 @@ async def serve(
         watch: called from then on, every `WATCH_SECONDS`.
         keepalive_seconds: longest that a connection may be without a complete request or its reply.
     Raises:
-        CheckpointError: the model cannot be loaded.
+        ReplicaStartError, CheckpointError: there is no replica, since the model cannot be loaded, for example.
         ExposureError: the server would be open to the network without keys.
         AddressError: the address is taken, or none of this machine's.
         DataFolderError: another server works on the data folder, or it cannot be written.

@@ -59,6 +59,33 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
+def _replica(replica: str, info: ValidationInfo) -> str:
+    """`own`, `inline`, or an address as a replica's clients take it."""
+    return replica if replica in ("own", "inline") else _address(replica, "own, inline", "engine", info)
+
+
+def _cache_service(service: str | None, info: ValidationInfo) -> str | None:
+    """`own`, or an address as the cache service's clients take it."""
+    if service is None or service == "own":
+        return service
+    return _address(service, "own, none", "cache", info)
+
+
+def _address(text: str, words: str, group: str, info: ValidationInfo) -> str:
+    """An address; one at a port needs a secret, which fields before this one hold.
+
+    Args:
+        words: what the setting may be else.
+    """
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        raise ValueError(f"must be {words} or an address: {error}") from error
+    if not address.is_unix and not (info.data.get("secret") and info.data.get("secret_name")):
+        raise ValueError(f"needs {group}.secret and {group}.secret_name: who listens at a port asks for them")
+    return text
+
+
 class EngineSettings(_Group):
     """What is served, and on what."""
 
@@ -69,19 +96,33 @@ class EngineSettings(_Group):
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads; none is automatic: one per core."
     )
-
-
-def _cache_service(service: str | None, info: ValidationInfo) -> str | None:
-    """`own`, or an address as the cache service's clients take it."""
-    if service is None or service == "own":
-        return service
-    try:
-        address = Address.parse(service)
-    except ValueError as error:
-        raise ValueError(f"must be own, none or an address: {error}") from error
-    if not address.is_unix and not (info.data.get("secret") and info.data.get("secret_name")):
-        raise ValueError("needs cache.secret and cache.secret_name: a service at a port asks for them")
-    return service
+    batch_edits: int | None = Field(
+        default=None, ge=1, le=1024, description="Most edits in a denoising step; none is automatic, by the device."
+    )
+    batch_tokens: int | None = Field(
+        default=None, ge=1, description="Most tokens that a denoising step computes; none is automatic, by the device."
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile parts of the model, which takes up to a minute at each start; no faster on a CPU.",
+    )
+    trace: FullPath | None = Field(
+        default=None, description="File in which the replica notes what every step does, for Perfetto; none is off."
+    )
+    secret_name: str | None = Field(
+        default=None, min_length=1, max_length=64, description="Of the secret, as the replica knows it."
+    )
+    secret: SecretStr | None = Field(
+        default=None, min_length=16, description="That a replica at a port asks for; unix sockets need none."
+    )
+    replica: Annotated[str, AfterValidator(_replica)] = Field(
+        default="own",
+        description="own: the server starts a process for it, and again when that ends. inline: in the server's "
+        "process. unix:/path or tcp://host:port: that one, which has settings of its own for the model and records.",
+    )
+    return_seconds: float = Field(
+        default=120, gt=0, description="Longest that an edit waits for a replica that is being started again."
+    )
 
 
 class CacheSettings(_Group):
@@ -104,7 +145,7 @@ class CacheSettings(_Group):
     host_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="Memory for records; none is automatic: half of what is free once the model is loaded.",
+        description="Memory for records; none is automatic: half of what is free and not needed for the model.",
     )
     disk_bytes: int | None = Field(
         default=None,
@@ -150,7 +191,13 @@ class LimitSettings(_Group):
     idle_seconds: float = Field(default=10, gt=0, description="Longest that nothing of a body may arrive.")
     unread_seconds: float = Field(default=30, gt=0, description="Longest that a client may keep its window shut.")
     pixel_bytes: int = Field(
-        default=1_000 * _MB, ge=1, description="Memory for the pictures of edits that wait or run."
+        default=1_000 * _MB,
+        ge=1,
+        description="Memory for the pictures of edits whose clients wait, and as much again for asynchronous ones that "
+        "run.",
+    )
+    running_jobs: int = Field(
+        default=16, ge=1, le=1024, description="Asynchronous edits on the replica at the same time; others wait."
     )
     decode_seconds: float = Field(default=20, gt=0, description="Longest that decoding one picture may take.")
     queue_seconds: float = Field(

@@ -14,15 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from instgenie.errors import InstGenIEError
+from instgenie.errors import InstGenIEError, ReplicaError, ReplicaLostError
 from instgenie.orders import HeldTemplate, Replica, WarmOrder, WarmReport
+from instgenie_server.presence import Presence
 
 log = logging.getLogger(__name__)
 
+MAX_ATTEMPTS = 3  # at a template whose replica goes while it is recorded
 MAX_TEMPLATES = 20_000
 MAX_TEMPLATES_OF_TENANT = 5_000
 MAX_WAITING = 256
@@ -95,8 +97,11 @@ class PictureGoneError(RegistryError):
 class TemplateRegistry:
     """All uploaded templates of a server. Methods belong to one event loop; `run` is its task."""
 
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
+    def __init__(self, replica: Replica, presence: Presence | None = None) -> None:
+        """Args:
+        presence: of the replica; None is one that never goes.
+        """
+        self._replica, self._presence = replica, presence or Presence()
         self._adding = asyncio.Lock()
         self._templates: dict[str, WarmTemplate] = {}
         self._by_content: dict[tuple[str, str], WarmTemplate] = {}
@@ -208,9 +213,11 @@ class TemplateRegistry:
                 del order  # the picture does not wait for the next template
 
     async def _next(self) -> tuple[WarmTemplate, WarmOrder]:
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
+        while not (self._waiting and self._presence.is_there):
+            await self._presence.wait()
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
         template, order = self._waiting.pop(next(iter(self._waiting)))
         self._waiting_bytes -= len(order.picture.data)
         return template, order
@@ -233,7 +240,7 @@ class TemplateRegistry:
 
         template.stage = "warming"
         try:
-            await self._replica.warm(order, report)
+            await self._recorded(order, report)
         except InstGenIEError as error:
             template.error = str(error)
         except Exception:  # whatever one template does must not keep the others from being recorded
@@ -243,11 +250,27 @@ class TemplateRegistry:
             await asyncio.gather(*pins, return_exceptions=True)  # they are made once more below
             if template.id not in self._templates:  # windows that were reported after it was deleted
                 await self._forget(template)
-        if template.error is None and template.pinned and not await self._pin_records(template):
-            template.error = _NO_ROOM  # one was evicted before the report of it came
+        try:
+            if template.error is None and template.pinned and not await self._pin_records(template):
+                template.error = _NO_ROOM  # one was evicted before the report of it came
+        except ReplicaError as error:
+            template.error = str(error)
         template.stage = "warm" if template.error is None else "failed"
         if template.id in self._templates:
             self._keep(template, order)
+
+    async def _recorded(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        """Have the replica record it, and the next one where that goes: what was recorded is not recorded again."""
+        attempts = 0
+        while True:
+            await self._presence.wait()
+            attempts += 1
+            try:
+                await self._replica.warm(order, report)
+                return
+            except ReplicaLostError:
+                if attempts == MAX_ATTEMPTS:
+                    raise
 
     async def _pin_records(self, template: WarmTemplate) -> bool:
         """Pin what was recorded; whether all of it is there."""

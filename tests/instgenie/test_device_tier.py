@@ -234,7 +234,7 @@ def test_edit_reads_what_is_on_the_device_from_there_alone(builtin_kind: Checkpo
     assert store.reads == [0, 1, 2, 3]
     assert same(cold, again)
     assert (again.timings.cache, again.timings.tier) == ("hit", "device")
-    assert editor.device_tier.used_bytes == STEPS * STEP_BYTES
+    assert editor.shelf.device_tier.used_bytes == STEPS * STEP_BYTES
 
 
 def test_steps_that_do_not_fit_come_from_the_store(builtin_kind: Checkpoint) -> None:
@@ -267,10 +267,10 @@ def test_deleted_template_is_dropped_from_the_device(builtin_kind: Checkpoint, h
         key = running.template_key
     edited(editor)
     edited(editor, picture=random_picture(seed=5))
-    assert editor.device_tier.used_bytes == 2 * STEPS * STEP_BYTES
+    assert editor.shelf.device_tier.used_bytes == 2 * STEPS * STEP_BYTES
     if how == "forget":
         editor.forget(key)
-        assert editor.device_tier.used_bytes == STEPS * STEP_BYTES
+        assert editor.shelf.device_tier.used_bytes == STEPS * STEP_BYTES
     else:
         store.delete(key)
     assert edited(editor).timings.cache == "cold"
@@ -285,13 +285,13 @@ def test_edit_under_way_does_not_bring_a_forgotten_template_back(builtin_kind: C
         while not running.done:
             running.advance()
         assert running.timings.dense_steps == 0
-    assert editor.device_tier.used_bytes == 0
+    assert editor.shelf.device_tier.used_bytes == 0
 
 
 def test_device_serves_while_the_store_fails(builtin_kind: Checkpoint) -> None:
     editor = an_editor(builtin_kind, device_cache_bytes=PLENTY_BYTES)
     expected = edited(editor)
-    editor.store = BrokenStore(PLENTY_BYTES)
+    editor.shelf.store = BrokenStore(PLENTY_BYTES)
     result = edited(editor)
     assert (result.timings.cache, result.timings.tier) == ("hit", "device")
     assert same(result, expected)
@@ -301,7 +301,7 @@ def test_device_serves_while_the_service_does_not_answer(builtin_kind: Checkpoin
     """Not to be told of a template is not to be told that it is gone."""
     editor = an_editor(builtin_kind, device_cache_bytes=PLENTY_BYTES)
     expected = edited(editor)
-    editor.store = ServiceStore.open(Address(path=str(tmp_path / "nobody")), client="test")
+    editor.shelf.store = ServiceStore.open(Address(path=str(tmp_path / "nobody")), client="test")
     for _ in range(2):
         result = edited(editor)
         assert (result.timings.cache, result.timings.tier) == ("hit", "device")
@@ -327,9 +327,9 @@ def test_edit_that_fails_in_a_step_leaves_nothing_in_use(builtin_kind: Checkpoin
     editor = an_editor(builtin_kind, Failing(), device_cache_bytes=PLENTY_BYTES)
     with pytest.raises(KeyboardInterrupt):
         editor.edit(a_request())
-    assert editor.device_tier.used_bytes == 2 * STEP_BYTES
-    editor.device_tier.clear()
-    assert editor.device_tier.used_bytes == 0
+    assert editor.shelf.device_tier.used_bytes == 2 * STEP_BYTES
+    editor.shelf.device_tier.clear()
+    assert editor.shelf.device_tier.used_bytes == 0
 
 
 def test_nothing_is_kept_on_the_cpu_unless_it_is_asked_for(builtin_kind: Checkpoint) -> None:
@@ -338,7 +338,7 @@ def test_nothing_is_kept_on_the_cpu_unless_it_is_asked_for(builtin_kind: Checkpo
     request: EditRequest = a_request()
     for _ in "ab":
         editor.edit(request)
-    assert editor.device_tier.used_bytes == 0
+    assert editor.shelf.device_tier.used_bytes == 0
 
 
 @pytest.mark.gpu

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instgenie.edit_state import EditState, Guidance, advance, edit_segments, start_edit
+from instgenie.lane import record_template
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import KeyValue, Segment
 from instgenie.records import RecordForm, StepContext, payload_tensor, to_record
-from instgenie.template import record_template
 from instgenie.token_index import token_index
 from instgenie.trajectory import Trajectory, seeded_noise
 from instgenie_cache import MemoryStore
@@ -225,7 +225,7 @@ def test_full_prefix_with_the_records_of_the_same_pass_equals_the_dense_step(
     _, context = own_record(forward, dense)
     advance(forward, [dense], [None])
     blocks: list[int] = []
-    advance(forward, [mixed], [OnlyFrom(context, prefix)], prefix, blocks.append)
+    advance(forward, [mixed], [OnlyFrom(context, prefix)], [prefix], blocks.append)
     assert relative_error(mixed.latents, dense.latents) <= 1e-5
     assert blocks == [0, 1, 2, 3]
 
@@ -238,7 +238,7 @@ def test_prefix_of_all_blocks_is_the_dense_step_whatever_the_records(mask: Tenso
     dense, full = (random_edit(template, mask, halo=0, guidance=classifier_free(), seed=2) for _ in range(2))
     _, wrong = own_record(forward, random_edit(other, mask, halo=0, guidance=single_prompt(), seed=2))
     advance(forward, [dense], [None])
-    advance(forward, [full], [wrong], forward.num_blocks)
+    advance(forward, [full], [wrong], [forward.num_blocks])
     assert relative_error(full.latents, dense.latents) <= 1e-5
 
 
@@ -264,10 +264,10 @@ def test_mixed_batch_with_a_full_prefix_equals_one_by_one(
         return open_context(store, names[number], state, forward) if edits[number][2] else None
 
     for _ in range(2):
-        advance(forward, together, [context(*entry) for entry in enumerate(together)], prefix)
+        advance(forward, together, [context(*entry) for entry in enumerate(together)], [prefix] * len(together))
     for number, state in enumerate(alone):
         for _ in range(2):
-            advance(forward, [state], [context(number, state)], prefix)
+            advance(forward, [state], [context(number, state)], [prefix])
     for batched, single in zip(together, alone, strict=True):
         assert relative_error(batched.latents, single.latents) <= 1e-4
 
@@ -356,8 +356,8 @@ def test_segments_of_an_edit() -> None:
     for segment, prompt in zip(segments, guidance.prompts, strict=True):
         assert (segment.text, segment.pooled, segment.timestep) == (prompt.states, prompt.pooled, 0.5)
         assert segment.image_ids.tolist() == [[0, 0, 1]]
-        assert state.condition is not None
-        assert torch.equal(segment.tokens, torch.cat([state.latents, state.condition], dim=1)[1:2])
+        assert state.inputs.condition is not None
+        assert torch.equal(segment.tokens, torch.cat([state.latents, state.inputs.condition], dim=1)[1:2])
     (distilled,) = edit_segments(
         random_edit(template, mask, halo=0, guidance=single_prompt(distilled=True), seed=2), state.index, None
     )

@@ -292,7 +292,7 @@ def test_closing_closes_the_store(builtin_kind: Checkpoint) -> None:
     editor.edit(a_request())
     editor.close()
     assert store.closed == 1
-    assert editor.device_tier.used_bytes == 0
+    assert editor.shelf.device_tier.used_bytes == 0
 
 
 def test_mask_may_be_a_view(builtin_kind: Checkpoint) -> None:

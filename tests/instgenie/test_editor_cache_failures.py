@@ -253,9 +253,9 @@ def test_lost_step_lets_the_device_copy_go(builtin_kind: Checkpoint) -> None:
     with editor.start(a_request()) as running:
         while running.step < 3:
             running.advance()
-        assert editor.device_tier.used_bytes == 3 * (TEMPLATE_BYTES // STEPS)
+        assert editor.shelf.device_tier.used_bytes == 3 * (TEMPLATE_BYTES // STEPS)
         running.advance()
-    assert editor.device_tier.used_bytes == 0
+    assert editor.shelf.device_tier.used_bytes == 0
 
 
 def test_template_dropped_during_the_edit(builtin_kind: Checkpoint) -> None:
@@ -413,7 +413,7 @@ def test_step_whose_lease_is_lost_is_computed_densely(
     assert np.array_equal(pixels(result.picture), pixels(an_editor(builtin_kind, expected).edit(a_request()).picture))
     assert store.stats().templates == 1  # a lost lease says nothing of the records
     # What was read under a lost lease is not kept.
-    assert editor.device_tier.used_bytes == (lost_at - 1) * (TEMPLATE_BYTES // STEPS) * (device_cache_bytes > 0)
+    assert editor.shelf.device_tier.used_bytes == (lost_at - 1) * (TEMPLATE_BYTES // STEPS) * (device_cache_bytes > 0)
 
 
 @pytest.mark.parametrize("fails", ["prefetch", "tier", "is_valid"])

@@ -120,7 +120,7 @@ def test_kept_steps_alone_are_on_the_device(builtin_kind: Checkpoint) -> None:
     cold, device = editor.edit(an_edit()), editor.edit(an_edit())
     assert device.timings.tier == "device"
     assert np.array_equal(pixels(cold.picture), pixels(device.picture))
-    assert editor.device_tier.used_bytes == editor.store.stats().used_bytes
+    assert editor.shelf.device_tier.used_bytes == editor.store.stats().used_bytes
 
 
 def test_warming_tells_what_was_stored(builtin_kind: Checkpoint) -> None:

@@ -95,7 +95,7 @@ def test_successor_of_a_template_that_was_deleted_during_an_edit_stays(
     store = build_store(settings)
     editor, other = an_editor(builtin_kind, store, device_cache_bytes=64 * MIB), an_editor(builtin_kind, store)
     editor.edit(a_request(seed=1))
-    editor.device_tier.clear()
+    editor.shelf.device_tier.clear()
     with editor.start(a_request()) as running:
         running.advance()
         other.forget(running.template_key)
@@ -103,7 +103,7 @@ def test_successor_of_a_template_that_was_deleted_during_an_edit_stays(
         while not running.done:
             running.advance()
         assert (running.timings.cache, running.timings.dense_steps) == ("partial", 3)
-    assert editor.device_tier.used_bytes == 0
+    assert editor.shelf.device_tier.used_bytes == 0
     timings = editor.edit(a_request()).timings
     assert (timings.cache, timings.dense_steps) == ("hit", 0)
     store.close()

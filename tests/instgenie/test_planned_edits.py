@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from instgenie.batch_step import run_step
 from instgenie.checkpoint import Checkpoint
 from instgenie.editor import Editor
 from instgenie.pipeline.cost import BlockFit, CostModel, LoadFit
@@ -26,7 +27,7 @@ from instgenie_cache.tiers.arena import Arena
 from instgenie_cache.tiers.disk_tier import DiskTier
 from instgenie_cache.tiers.host_tier import HostTier
 from instgenie_cache.tiers.pages import Extent
-from tests.instgenie.edits import a_request, an_editor, pixels, watched
+from tests.instgenie.edits import a_request, an_editor, pixels, random_picture, watched
 
 MIB = 1 << 20
 SLOW, FAST = LoadFit(0.0, 1.0), LoadFit(0.0, 1e-12)  # ms a byte
@@ -159,7 +160,7 @@ def test_record_that_does_not_come_costs_a_dense_step_and_no_edit(
         result = editor.edit(a_request())
         assert result.timings.cache == "partial"
         assert 1 <= result.timings.dense_steps <= len(result.timings.step_ms)
-        wait_until(lambda: editor._loader.held_bytes == 0)
+        wait_until(lambda: editor.shelf.loader.held_bytes == 0)
 
 
 def test_loader_gives_everything_back_when_an_edit_is_left(builtin_kind: Checkpoint, recorded: Path) -> None:
@@ -168,7 +169,7 @@ def test_loader_gives_everything_back_when_an_edit_is_left(builtin_kind: Checkpo
         with editor.start(a_request()) as running:
             running.advance()
             running.advance()
-        wait_until(lambda: editor._loader.held_bytes == 0)
+        wait_until(lambda: editor.shelf.loader.held_bytes == 0)
 
 
 def test_step_that_the_device_has_room_for_is_taken_whole_once(builtin_kind: Checkpoint, recorded: Path) -> None:
@@ -282,3 +283,31 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         pause.wait(0.1)
     raise AssertionError("it did not come to pass")
+
+
+def test_edits_of_a_batch_whose_blocks_are_read_one_by_one_fail_by_themselves(
+    builtin_kind: Checkpoint, tmp_path: Path
+) -> None:
+    """The disk fails in the middle of a pass of three: one edit computes that step densely, the others read again."""
+    requests = [a_request(random_picture(seed=seed), seed=seed) for seed in range(3)]
+    with disk_editor(builtin_kind, tmp_path / "records") as (editor, _):
+        for request in requests:
+            editor.edit(request)
+    with disk_editor(builtin_kind, tmp_path / "records") as (editor, tier):
+        editor.plan_steps(StepPlanner(costs_of(builtin_kind, SLOW), prefix_of(1)))
+        expected = [editor.edit(request) for request in requests]
+        tier.reads.clear()
+    with disk_editor(builtin_kind, tmp_path / "records") as (editor, tier):
+        editor.plan_steps(StepPlanner(costs_of(builtin_kind, SLOW), prefix_of(1)))
+        edits = [editor.start(request) for request in requests]
+        tier.fail_at = 4
+        while not edits[0].done:
+            outcome = run_step(builtin_kind.forward, edits, planner=editor.shelf.planner)
+            assert not outcome.stuck
+        dense_steps = [edit.timings.dense_steps for edit in edits]
+        assert sorted(dense_steps) == [0, 0, 1]
+        for edit, alone in zip(edits, expected, strict=True):
+            picture = pixels(edit.finish().picture).astype(int)
+            if not edit.timings.dense_steps:
+                assert edit.timings.cache == "hit"
+                assert np.abs(picture - pixels(alone.picture)).max() <= 1

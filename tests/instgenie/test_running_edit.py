@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,47 @@ def test_template_is_held_until_the_edit_is_closed(builtin_kind: Checkpoint) -> 
     running.close()
     running.close()
     store.create("other", TemplateSize(1, 1, TEMPLATE_BYTES)).abort()
+
+
+def test_what_serves_an_edit_says_how_its_timings_end(builtin_kind: Checkpoint) -> None:
+    """Before its first step it is refused what it asks for, after that it was served in part; a dense one asks not."""
+    editor = an_editor(builtin_kind)
+    editor.edit(a_request())
+    running = editor.encode(editor.prepare(a_request()))
+    assert running.timings.tokens_active == running.timings.tokens_total == 64
+    running.serve_from(editor.shelf.read(running))
+    assert running.timings.tokens_active == 6
+    running.serve_from(None)
+    assert (running.timings.cache, running.timings.tokens_active) == ("refused", 64)
+    running.serve_from(editor.shelf.read(running))
+    running.advance()
+    running.serve_from(None)
+    running.advance()
+    assert (running.timings.cache, running.timings.dense_steps, running.timings.tokens_active) == ("partial", 1, 6)
+    dense = editor.encode(editor.prepare(a_request(cached=False)))
+    dense.serve_from(None)
+    dense.advance()
+    assert (dense.timings.cache, dense.timings.dense_steps) == ("off", 1)
+
+
+def test_edit_gives_its_template_back_when_something_else_serves_it(builtin_kind: Checkpoint) -> None:
+    store = TappedStore(TEMPLATE_BYTES)
+    running = an_editor(builtin_kind, store).start(a_request())
+    running.serve_from(None)
+    store.create("other", TemplateSize(1, 1, TEMPLATE_BYTES)).abort()
+    assert not running.done
+
+
+def test_number_of_passes(builtin_kind: Checkpoint, flux_fill_kind: Checkpoint) -> None:
+    """Two for classifier-free guidance, where it is not without effect; told before the edit is encoded."""
+    wanted: list[tuple[dict[str, Any], int]] = [
+        ({}, 2),
+        ({"guidance": 1.0}, 1),
+        ({"guidance": 0.0}, 1),
+        ({"prompt": ""}, 1),
+    ]
+    for settings, passes in wanted:
+        for checkpoint, expected in ((builtin_kind, passes), (flux_fill_kind, 1)):
+            editor = an_editor(checkpoint)
+            prepared = editor.prepare(a_request(**settings))
+            assert (prepared.passes, editor.encode(prepared).passes) == (expected, expected)

@@ -15,7 +15,7 @@ from instgenie.errors import CheckpointError, InvalidInputError, ReplicaError
 from instgenie.orders import Replica
 from instgenie_server.app_keys import IN_FLIGHT
 from instgenie_server.routes.keys import ENGINE
-from instgenie_server.settings import Settings
+from instgenie_server.settings import LimitSettings, Settings
 from tests.server.routes.scripted_replica import STEPS, ScriptedReplica
 from tests.server.routes.site import Site, form, ready, running_site, until
 
@@ -137,6 +137,7 @@ async def read(site: Site, path: str) -> str:
 
 async def test_who_waits_for_an_edit_that_will_not_run_is_told(settings: Settings) -> None:
     """Edits by address are jobs: one that waits when the server stops is withdrawn."""
+    settings = settings.model_copy(update={"limits": LimitSettings(running_jobs=1)})
     replica = ScriptedReplica()
     async with running_site(settings, ready(replica)) as site:
         await site.ask("POST", EDITS, 202, data=form())
@@ -179,6 +180,7 @@ async def test_metrics(settings: Settings) -> None:
         'instgenie_edits_total{cache="none",outcome="failed",tier="none"} 1.0',
         'instgenie_edits_total{cache="none",outcome="invalid",tier="none"} 1.0',
         'instgenie_edits_total{cache="none",outcome="cancelled",tier="none"} 1.0',
+        "instgenie_replica_up 1.0",
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="200"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="400"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="499"} 1.0',

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from instgenie.orders import PhaseTimings
+from instgenie.orders import PhaseTimings, ReplicaStats
 from instgenie_server.jobs.job import JobState
 from instgenie_server.metrics import Metrics
 
@@ -74,6 +74,60 @@ def test_edit(metrics: Metrics) -> None:
     assert scrape("instgenie_step_seconds_bucket", le="0.5") == 0
     assert scrape("instgenie_step_seconds_bucket", le="1.0") == 1
     assert scrape("instgenie_tokens_active_share_sum") == pytest.approx(0.2)
+
+
+def test_an_edit_in_a_batch(metrics: Metrics) -> None:
+    metrics.observe_edit(replace(TIMINGS, batch=3.5, stall_ms=250))
+    metrics.observe_edit(TIMINGS)
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_batch_edits_sum") == 4.5
+    assert scrape("instgenie_batch_edits_bucket", le="1.0") == 1
+    assert scrape("instgenie_stall_seconds_sum") == 0.25
+
+
+STATS = ReplicaStats(
+    waiting=5,
+    running=4,
+    finishing=1,
+    lanes=2,
+    tokens=900,
+    steps=10,
+    edit_steps=25,
+    busy_seconds=2.5,
+    stall_seconds=0.5,
+    done=3,
+    failed=1,
+    cancelled=2,
+    expired=4,
+)
+
+
+def test_a_replica(metrics: Metrics) -> None:
+    metrics.set_replica(STATS, 0)
+    scrape = Scrape(metrics)
+    edits = {phase: scrape("instgenie_replica_edits", phase=phase) for phase in ("waiting", "running", "finishing")}
+    assert edits == {"waiting": 5, "running": 4, "finishing": 1}
+    ends = {end: scrape("instgenie_replica_ends_total", end=end) for end in ("done", "failed", "cancelled", "expired")}
+    assert ends == {"done": 3, "failed": 1, "cancelled": 2, "expired": 4}
+    names = ("up", "lanes", "step_tokens", "steps_total", "edit_steps_total", "busy_seconds_total")
+    assert [scrape(f"instgenie_replica_{name}") for name in names] == [1, 2, 900, 10, 25, 2.5]
+    assert scrape("instgenie_replica_stall_seconds_total") == 0.5
+    assert scrape("instgenie_replica_restarts") == 0
+
+
+def test_counts_go_on_where_another_replica_begins_anew(metrics: Metrics) -> None:
+    metrics.set_replica(STATS, 0)
+    metrics.set_replica(replace(STATS, steps=12, edit_steps=30, done=4), 0)
+    metrics.set_replica(None, 0)
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_replica_up") == 0
+    assert scrape("instgenie_replica_edits", phase="running") == 0
+    assert scrape("instgenie_replica_steps_total") == 12
+    metrics.set_replica(ReplicaStats(steps=3, edit_steps=3, busy_seconds=1, done=1), 1)
+    scrape = Scrape(metrics)
+    names = ("steps_total", "edit_steps_total", "busy_seconds_total", "restarts", "up")
+    assert [scrape(f"instgenie_replica_{name}") for name in names] == [15, 33, 3.5, 1, 1]
+    assert scrape("instgenie_replica_ends_total", end="done") == 5
 
 
 def test_edit_without_steps(metrics: Metrics) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from instgenie_server.settings import Settings
+from instgenie_server.settings import EngineSettings, Settings
 
 
 def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +59,21 @@ def test_public_urls_that_are_refused(url: str) -> None:
 
 def test_records_are_kept_below_the_cache_home(cache_home: Path) -> None:
     assert Settings().cache.folder == cache_home / "instgenie" / "records"
+
+
+@pytest.mark.parametrize("replica", ["own", "inline", "unix:/run/replica.sock"])
+def test_replicas(replica: str) -> None:
+    assert EngineSettings(replica=replica).replica == replica
+
+
+def test_a_replica_at_a_port_needs_a_secret() -> None:
+    secret = {"secret_name": "edits", "secret": "0123456789abcdef"}
+    assert EngineSettings.model_validate({"replica": "tcp://gpu.example:7", **secret}).replica == "tcp://gpu.example:7"
+    with pytest.raises(ValidationError, match=r"engine\.secret"):
+        EngineSettings(replica="tcp://gpu.example:7")
+
+
+@pytest.mark.parametrize("replica", ["", "none", "child", "replica.sock", "http://gpu.example:7"])
+def test_replicas_that_are_refused(replica: str) -> None:
+    with pytest.raises(ValidationError, match="must be own, inline or an address"):
+        EngineSettings(replica=replica)

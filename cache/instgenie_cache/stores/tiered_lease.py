@@ -69,6 +69,7 @@ class TieredLease(AbstractContextManager["TieredLease"]):
         if view is None:
             return None
         with self._state.changed:
+            self._pass(step)
             if not self._wanted:
                 self._wanted.append(step + 1)
             self._read_ahead(1)
@@ -83,6 +84,7 @@ class TieredLease(AbstractContextManager["TieredLease"]):
                 return None
             if step not in self._views and self._entry.step_key(step) in self._state.host:
                 self._make_room_for(step)
+                self._pass(step)
                 self._read_ahead(1)
             view = self.resident(step)
         if view is not None:
@@ -169,6 +171,12 @@ class TieredLease(AbstractContextManager["TieredLease"]):
         """How many steps the lease keeps, those that are being read ahead not counted."""
         share = self._state.host.total_bytes // _SHARE
         return max(_KEPT, share // self._state.host.pages_bytes(self.size.step_bytes))
+
+    def _pass(self, step: int) -> None:
+        """What was to be read before a step is not needed: whoever reads may have had it from elsewhere."""
+        if step in self._wanted:
+            while self._wanted.popleft() != step:
+                pass
 
     def _read_ahead(self, steps: int) -> None:
         for _ in range(min(steps, len(self._wanted))):

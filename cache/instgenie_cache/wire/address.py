@@ -1,4 +1,4 @@
-"""Where a cache service is: a Unix socket or a TCP port."""
+"""Where a service is: a Unix socket or a TCP port."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ class Address:
         return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
 
 
-async def connect(address: Address) -> socket.socket:
+async def connect(address: Address, whom: str = "cache service") -> socket.socket:
     """A connected, non-blocking socket. The caller sets a deadline.
+
+    Args:
+        whom: what is expected there, for the error's message.
 
     Raises:
         ServiceError: nobody listens there, or the host is unknown.
@@ -73,7 +76,7 @@ async def connect(address: Address) -> socket.socket:
                 continue
         return await _connected(found[-1][0], found[-1][4])
     except (OSError, ValueError, OverflowError) as error:  # a name that is no name, a port that is none
-        raise ServiceError(f"no cache service at {address}: {error}") from error
+        raise ServiceError(f"no {whom} at {address}: {error}") from error
 
 
 async def _connected(family: int, where: object) -> socket.socket:

@@ -1,5 +1,8 @@
 """How a connection begins, on a raw socket: asyncio's and uvloop's transports cannot pass file descriptors.
 
+`say_hello` and `hear_hello` are the handshake of any protocol over these frames, `greet` and `receive_hello` that of
+the cache service.
+
     client                                      service
     hello, its nonce and secret's name     ->
                                            <-   {id, nonce}        where the service asks for a secret
@@ -24,9 +27,9 @@ import hmac
 import os
 import secrets as random_bytes
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from instgenie_cache.errors import CacheError, ProtocolError, ServiceError
 from instgenie_cache.names import is_namespace
@@ -38,8 +41,10 @@ MAX_FRAME_BYTES = 4096
 MIN_SECRET_BYTES = 16
 _HELLO_ID = 1
 _NONCE_BYTES = 32
-_MAX_NAME_CHARACTERS = 64
+MAX_NAME_CHARACTERS = 64
 _MAX_DESCRIPTORS = 4  # more than one is against the protocol, yet they must be closed
+
+HelloT = TypeVar("HelloT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,8 @@ class SharedSecret:
     namespace: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.name) <= _MAX_NAME_CHARACTERS:
-            raise ValueError(f"a secret's name has 1 to {_MAX_NAME_CHARACTERS} characters, not {len(self.name)}")
+        if not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
+            raise ValueError(f"a secret's name has 1 to {MAX_NAME_CHARACTERS} characters, not {len(self.name)}")
         if len(self.secret) < MIN_SECRET_BYTES:
             raise ValueError(
                 f"secret {self.name!r} has {len(self.secret)} bytes, at least {MIN_SECRET_BYTES} are needed"
@@ -89,37 +94,56 @@ class HelloRequest:
     secret_name: str | None
 
 
-async def greet(sock: socket.socket, hello: Hello, secret: SharedSecret | None = None) -> Greeting:
-    """The client's side.
+@dataclass(frozen=True, slots=True)
+class Heard(Generic[HelloT]):
+    """A hello of some protocol, and the secret that its sender proved to have; None where none was asked for."""
+
+    request_id: int
+    hello: HelloT
+    secret: SharedSecret | None
+
+
+async def say_hello(
+    sock: socket.socket,
+    op: str,
+    fields: Mapping[str, Any],
+    secret: SharedSecret | None = None,
+    descriptors: list[int] | None = None,
+) -> dict[str, Any]:
+    """The client's side of any protocol: the fields of the service's reply.
 
     Args:
+        op: which protocol's hello it is.
+        fields: what it says, its `version` among it.
         secret: with one, a service that does not prove to have it is refused.
+        descriptors: file descriptors that come along with the reply go there, and are the caller's to close.
 
     Raises:
         ServiceError: the service refused, with its message, or proved no secret, or the connection ended.
         ProtocolError: what it said is no handshake.
     """
-    header: dict[str, Any] = {"op": Hello.op, "id": _HELLO_ID, **hello.fields()}
+    header: dict[str, Any] = {"op": op, "id": _HELLO_ID, **fields}
     if secret is not None:
         header |= {"secret": secret.name, "nonce": random_bytes.token_bytes(_NONCE_BYTES)}
-    descriptors: list[int] = []
-    try:
-        sent = await _send(sock, header)
-        if secret is not None:
-            await _prove_to_service(sock, secret, sent)
-        reply = HelloReply.read(_without_id(_refused((await _receive(sock, descriptors))[0])))
-        arena_fd = _arena_descriptor(reply, descriptors)
-    except BaseException:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise
-    return Greeting(reply, arena_fd)
+    sent = await _send(sock, header)
+    if secret is not None:
+        await _prove_to_service(sock, secret, sent)
+    return _without_id(_refused((await _receive(sock, descriptors))[0]))
 
 
-async def receive_hello(sock: socket.socket, secrets: Mapping[str, SharedSecret] | None) -> HelloRequest:
-    """The service's side, up to the decision. Whom this raises about has been told why, as far as it listens.
+async def hear_hello(
+    sock: socket.socket,
+    op: str,
+    version: int,
+    read: Callable[[dict[str, Any]], HelloT],
+    secrets: Mapping[str, SharedSecret] | None,
+) -> Heard[HelloT]:
+    """The service's side of any protocol, up to the decision. Whom this raises about has been told why, as far as it
+    listens.
 
     Args:
+        op, version: of the protocol; no other is let in.
+        read: makes the hello of its fields, or raises `CacheError`.
         secrets: by name; the client has to prove one of them. None asks for none, as over a Unix socket.
 
     Raises:
@@ -130,37 +154,62 @@ async def receive_hello(sock: socket.socket, secrets: Mapping[str, SharedSecret]
     try:
         header, sent = await _receive(sock)
         request_id = header["id"] if type(header.get("id")) is int and header["id"] > 0 else 0
-        if header.pop("op", None) != Hello.op or not request_id:
-            raise ProtocolError("a connection begins with hello and a number above 0 as its id")
-        if (version := header.get("version")) != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"the client speaks version {repr(version)[:20]} of the protocol, the service {PROTOCOL_VERSION}"
-            )
+        if header.pop("op", None) != op or not request_id:
+            raise ProtocolError(f"a connection begins with {op} and a number above 0 as its id")
+        if (spoken := header.get("version")) != version:
+            raise ProtocolError(f"the client speaks version {repr(spoken)[:20]} of the protocol, the service {version}")
         secret_name, nonce = header.pop("secret", None), header.pop("nonce", None)
-        hello = Hello.read(_without_id(header))
-        _check(hello)
+        hello = read(_without_id(header))
         if secrets is None:
-            return HelloRequest(request_id, hello, None)
+            return Heard(request_id, hello, None)
         if not isinstance(secret_name, str) or not isinstance(nonce, bytes) or len(nonce) != _NONCE_BYTES:
             raise ServiceError("the service asks for a shared secret")
-        secret = await _prove_to_client(sock, secrets, secret_name, request_id, sent)
-        if secret.namespace is not None and hello.namespace not in (None, secret.namespace):
-            raise ServiceError(f"secret {secret.name!r} is of another namespace than {hello.namespace!r}")
-        if secret.namespace is not None:
-            hello = replace(hello, namespace=secret.namespace)
-        return HelloRequest(request_id, hello, secret.name)
+        return Heard(request_id, hello, await _prove_to_client(sock, secrets, secret_name, request_id, sent))
     except CacheError as error:
         await _try_to_refuse(sock, request_id, error)
         raise
 
 
-async def accept_hello(sock: socket.socket, request_id: int, reply: HelloReply, fd: int | None = None) -> None:
-    """Say yes, and pass the arena's file descriptor along where there is one. It stays the caller's.
+async def welcome(sock: socket.socket, request_id: int, fields: Mapping[str, Any], fd: int | None = None) -> None:
+    """Say yes to a hello, and pass a file descriptor along where there is one. It stays the caller's.
 
     Raises:
         ServiceError: the connection ended.
     """
-    await _send(sock, {"id": request_id, **reply.fields()}, fd)
+    await _send(sock, {"id": request_id, **fields}, fd)
+
+
+async def greet(sock: socket.socket, hello: Hello, secret: SharedSecret | None = None) -> Greeting:
+    """The client's side, at a cache service. See `say_hello`."""
+    descriptors: list[int] = []
+    try:
+        reply = HelloReply.read(await say_hello(sock, Hello.op, hello.fields(), secret, descriptors))
+        arena_fd = _arena_descriptor(reply, descriptors)
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return Greeting(reply, arena_fd)
+
+
+async def receive_hello(sock: socket.socket, secrets: Mapping[str, SharedSecret] | None) -> HelloRequest:
+    """The cache service's side, up to the decision. See `hear_hello`."""
+    heard = await hear_hello(sock, Hello.op, PROTOCOL_VERSION, _read_hello, secrets)
+    hello, secret = heard.hello, heard.secret
+    if secret is None:
+        return HelloRequest(heard.request_id, hello, None)
+    if secret.namespace is not None and hello.namespace not in (None, secret.namespace):
+        error = ServiceError(f"secret {secret.name!r} is of another namespace than {hello.namespace!r}")
+        await _try_to_refuse(sock, heard.request_id, error)
+        raise error
+    if secret.namespace is not None:
+        hello = replace(hello, namespace=secret.namespace)
+    return HelloRequest(heard.request_id, hello, secret.name)
+
+
+async def accept_hello(sock: socket.socket, request_id: int, reply: HelloReply, fd: int | None = None) -> None:
+    """Say yes, with the arena's file descriptor where there is one. See `welcome`."""
+    await welcome(sock, request_id, reply.fields(), fd)
 
 
 async def refuse_hello(sock: socket.socket, request_id: int, error: CacheError) -> None:
@@ -172,13 +221,15 @@ async def refuse_hello(sock: socket.socket, request_id: int, error: CacheError) 
     await _send(sock, error_fields(request_id, error))
 
 
-def _check(hello: Hello) -> None:
-    if len(hello.client) > _MAX_NAME_CHARACTERS:
+def _read_hello(fields: dict[str, Any]) -> Hello:
+    hello = Hello.read(fields)
+    if len(hello.client) > MAX_NAME_CHARACTERS:
         raise ProtocolError(
-            f"a client's name has at most {_MAX_NAME_CHARACTERS} characters, this one {len(hello.client)}"
+            f"a client's name has at most {MAX_NAME_CHARACTERS} characters, this one {len(hello.client)}"
         )
     if hello.namespace is not None and not is_namespace(hello.namespace):
         raise ProtocolError(f"{hello.namespace[:80]!r} cannot be a namespace")
+    return hello
 
 
 # Both prove to have the secret, the client first: it came to a service of its choice, while anyone can come to the

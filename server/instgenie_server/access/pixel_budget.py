@@ -32,8 +32,13 @@ class PixelBudget:
             yield hold
         finally:
             with self._lock:
-                self._held_bytes -= hold.num_bytes
                 hold.is_over = True
+            self._give_back(hold)
+
+    def _give_back(self, hold: Hold) -> None:
+        with self._lock:
+            self._held_bytes -= hold.num_bytes
+            hold.num_bytes = 0
 
     def _take(self, hold: Hold, num_bytes: int) -> None:
         with self._lock:
@@ -67,3 +72,7 @@ class Hold:
             ApiError: 429, the budget does not have them, or the request is over.
         """
         self._budget._take(self, num_bytes)
+
+    def give_back(self) -> None:
+        """Hold nothing any more, for now."""
+        self._budget._give_back(self)

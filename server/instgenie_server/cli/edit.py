@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from instgenie.mask import Mask
+    from instgenie.tracing import Tracer
     from instgenie_server.cli.loading import OpenStore
 
 
@@ -90,6 +91,14 @@ def edit(
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the edit again, dense and cached, and tell how they differ.")
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what is done when, as Chrome trace JSON: https://ui.perfetto.dev draws it.",
+            show_default="not written",
+        ),
+    ] = None,
     server: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +117,7 @@ def edit(
     from instgenie_server.cli.edit_report import edit_report, remote_report, summary
 
     if server is not None:
-        _check_not_local(compare=compare, model=model, dtype=dtype, threads=threads, cache_dir=cache_dir)
+        _check_not_local(compare=compare, model=model, dtype=dtype, threads=threads, cache_dir=cache_dir, trace=trace)
     if compare and cache is CacheChoice.OFF:
         raise ParameterError("compare", "compares the cached edit with the dense one, but the cache is off")
     output = OutputFile(out)
@@ -139,24 +148,30 @@ def edit(
             typer.echo(json.dumps(remote_report(remote, request, seconds)))
         typer.echo(summary(out, seconds, remote.timings, None), err=True)
         return
-    with status_line("loading the model") as say:
-        loaded = load_editor(model, dtype, threads, None if cache is CacheChoice.OFF else _opener(cache_dir))
+    with _tracing(trace) as tracer, status_line("loading the model") as say:
+        with tracer.span("load model"):
+            loaded = load_editor(model, dtype, threads, None if cache is CacheChoice.OFF else _opener(cache_dir))
         with closing(loaded.editor):
             if cache is CacheChoice.AUTO and not compare:
                 request = replace(request, cached=loaded.editor.caching_pays(request))
             say("editing")
-            result = loaded.editor.edit(request)
-            output.write(result.picture)
+            with tracer.span("edit", cached=request.cached) as span:
+                result = loaded.editor.edit(request)
+                span.set(cache=result.timings.cache, steps=len(result.timings.step_ms))
+            with tracer.span("write picture"):
+                output.write(result.picture)
             seconds = time.perf_counter() - started
             comparison = None
             if compare:
                 from instgenie_server.cli.comparison import compare_with_dense
 
                 say("editing again, dense and cached")
-                comparison = compare_with_dense(loaded.editor, request)
+                with tracer.span("compare"):
+                    comparison = compare_with_dense(loaded.editor, request)
             if result.timings.cache == "cold":
                 say(f"wrote {out}; writing its records")
-                loaded.editor.flush()
+                with tracer.span("write records"):
+                    loaded.editor.flush()
     if timings:
         typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison)))
     typer.echo(summary(out, seconds, result.timings, comparison), err=True)
@@ -168,8 +183,20 @@ def _opener(cache_dir: str | None) -> OpenStore:
     return lambda arena: open_records(folder, disk_bytes, arena)
 
 
+def _tracing(trace: Path | None) -> AbstractContextManager[Tracer]:
+    from instgenie.tracing import current_tracer, open_trace
+
+    return nullcontext(current_tracer()) if trace is None else open_trace(trace, "instgenie edit")
+
+
 def _check_not_local(
-    *, compare: bool, model: Path | None, dtype: DtypeChoice, threads: int | None, cache_dir: str | None
+    *,
+    compare: bool,
+    model: Path | None,
+    dtype: DtypeChoice,
+    threads: int | None,
+    cache_dir: str | None,
+    trace: Path | None,
 ) -> None:
     """Raise ParameterError for what a server decides itself."""
     from instgenie.errors import ParameterError
@@ -180,6 +207,7 @@ def _check_not_local(
         "dtype": dtype is not DtypeChoice.AUTO,
         "threads": threads,
         "cache-dir": cache_dir,
+        "trace": trace,
     }
     for name, value in given.items():
         if value:

@@ -69,7 +69,7 @@ def record_disk_bytes(folder: Path, environ: Mapping[str, str] = os.environ) -> 
 
 def open_records(folder: Path | None, disk_bytes: int, arena: ArenaUse) -> RecordStore:
     """The store of a folder: its service's, where one runs. What is wrong with the folder is logged, and no error."""
-    from instgenie.host import available_memory_bytes
+    from instgenie.free_memory import available_memory_bytes
     from instgenie_cache.open_store import open_store
     from instgenie_cache.stores.build_store import StoreSettings, build_store
 

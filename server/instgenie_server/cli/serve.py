@@ -32,12 +32,24 @@ def serve(
         DtypeChoice | None, typer.Option(help="Compute dtype; auto measures which is faster.", show_default="auto")
     ] = None,
     threads: ThreadsOption = None,
+    replica: Annotated[
+        str | None,
+        typer.Option(
+            metavar="own|inline|ADDRESS",
+            help="What edits: a process that is started for it, the server's process, or one that listens there.",
+            show_default="own",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Note what every denoising step does in this file, for Perfetto."),
+    ] = None,
 ) -> None:
     """Serve edits over HTTP until Ctrl-C."""
     import uvloop
 
-    from instgenie_server.local_engine import open_local_replica
     from instgenie_server.logs import configure_logging
+    from instgenie_server.replica_process.open_replica import open_replica
     from instgenie_server.serving import Activity
     from instgenie_server.serving import serve as run
     from instgenie_server.settings_sources import load_settings, parse_assignments
@@ -50,6 +62,8 @@ def serve(
         "engine.model": model,
         "engine.dtype": dtype.value if dtype else None,
         "engine.threads": threads,
+        "engine.replica": replica,
+        "engine.trace": trace,
     }
     flags |= {key: value for key, value in named.items() if value is not None}
     settings = load_settings(config, flags)
@@ -63,7 +77,7 @@ def serve(
             edits = "1 edit" if now.edits_done == 1 else f"{now.edits_done} edits"
             say(f"{now.in_flight} in flight, {now.waiting_seconds:.1f} s of work wait or run, {edits} done")
 
-        def replica() -> AbstractAsyncContextManager[Replica]:
-            return open_local_replica(settings.engine, settings.cache, settings.log.level)
+        def opened() -> AbstractAsyncContextManager[Replica]:
+            return open_replica(settings.engine, settings.cache, settings.log.level)
 
-        uvloop.run(run(settings, replica, tell, watch))
+        uvloop.run(run(settings, opened, tell, watch))

@@ -12,10 +12,11 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from instgenie.errors import ReplicaError
+from instgenie.errors import DeadlineError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, EditOutcome, Replica, StepReport
 from instgenie_server.jobs.errors import JobStoreError, PictureFileError
 from instgenie_server.jobs.event_log import EventKind
@@ -30,7 +31,8 @@ from instgenie_server.jobs.picture_files import PictureFiles
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-MakeOrder = Callable[[Job, bytes, bytes | None], Awaitable[EditOrder]]
+ReadPicture = Callable[[str], Awaitable[bytes]]
+MakeOrder = Callable[[Job, ReadPicture], AbstractAsyncContextManager[EditOrder]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,15 @@ class DispatcherSettings:
     """How jobs are run.
 
     Attributes:
-        concurrency: how many are on the replica at the same time.
+        concurrency: how many are on the replica at the same time: more than it takes into one batch, so that it has
+            some to choose from, and few enough that a job of high priority does not wait long for its turn.
         grace_seconds: how long running jobs may go on once the server stops.
         stop_seconds: how long those that were then cancelled may take to stop.
         retry_seconds: pause before a second attempt; twice as long before each further one.
         storage_seconds: pause before storing is tried again, where the disk is full or fails.
     """
 
-    concurrency: int = 1
+    concurrency: int
     grace_seconds: float = 10.0
     stop_seconds: float = 5.0
     retry_seconds: float = 1.0
@@ -87,6 +90,7 @@ class Dispatcher:
         self._store, self._files, self._events = store, files, events
         self._replica, self._make_order = replica, make_order
         self._settings, self._now = settings, now
+        self._is_held_up = False
         self._queue = JobQueue()
         self._runs: dict[str, _Run] = {}
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
@@ -117,6 +121,11 @@ class Dispatcher:
         for timer in self._deadlines.values():
             timer.cancel()
         await self._tasks.close(self._settings.stop_seconds)
+
+    def hold_up(self, *, held_up: bool) -> None:
+        """Begin no jobs for as long as it is so: they stay in the queue."""
+        self._is_held_up = held_up
+        self._arrived.set()
 
     def add(self, job: Job) -> None:
         """Let a stored, queued job, whose event log is open, wait for its turn; once stopping, for the next start."""
@@ -157,7 +166,7 @@ class Dispatcher:
         self._tasks.start(self._expire(job_id), f"the deadline of {job_id}")
 
     async def _expire(self, job_id: str) -> None:
-        detail = {"message": "the deadline passed before the edit was done", "code": "expired"}
+        detail = {"message": "the edit could not be done by its deadline", "code": "expired"}
         await self._until_stored(lambda: self._end(job_id, JobState.EXPIRED, detail))
 
     async def _end(self, job_id: str, state: JobState, detail: dict[str, Any], result: str | None = None) -> Job | None:
@@ -182,7 +191,7 @@ class Dispatcher:
     async def _serve_slot(self) -> None:
         """One job after the other."""
         while not self._stopping.is_set():
-            ticket = self._queue.take()
+            ticket = None if self._is_held_up else self._queue.take()
             if ticket is None:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -229,17 +238,16 @@ class Dispatcher:
         return await self._after_error(job, run, error)
 
     async def _edit(self, job: Job, run: _Run) -> EditOutcome:
-        image = await self._files.read(job.image)
-        mask = None if job.mask is None else await self._files.read(job.mask)
-        order = await self._make_order(job, image, mask)
-
         def report(step: StepReport) -> None:
             run.report = dataclasses.replace(step, preview=None)
             self._queue.progress(job.id, step.step / step.steps)
             data = {"step": step.step, "steps": step.steps}
             self._events.publish(job.id, EventKind.STEP, data, step.preview)
 
-        return await self._replica.edit(order, report)
+        async with self._make_order(job, self._files.read) as order:
+            if job.deadline_at is not None:
+                order = dataclasses.replace(order, deadline_seconds=max(0.0, job.deadline_at - self._now()))
+            return await self._replica.edit(order, report)
 
     async def _store_result(self, job: Job, outcome: EditOutcome) -> None:
         detail = {
@@ -252,17 +260,23 @@ class Dispatcher:
             await self._until_stored(lambda: self._end(job.id, JobState.DONE, detail, result))
 
     async def _after_error(self, job: Job, run: _Run, error: BaseException) -> Job | None:
+        if isinstance(error, DeadlineError):
+            await self._expire(job.id)
+            return None
         failure = lasting_failure(error)
         if failure is None:
-            log.warning("attempt %d at job %s failed", job.attempts, job.id, exc_info=error)
+            unforeseen = None if isinstance(error, ReplicaLostError) else error
+            log.warning("attempt %d at job %s failed: %s", job.attempts, job.id, error, exc_info=unforeseen)
             if job.attempts >= MAX_ATTEMPTS:
                 failure = exhausted(error)
         if failure is not None:
             detail = failure
             await self._until_stored(lambda: self._end(job.id, JobState.FAILED, detail))
             return None
-        # The slot waits, not the job alone: a replica that fails would only use up the attempts of the others too.
-        await _pause(self._settings.retry_seconds * 2 ** (job.attempts - 1), run.wake)
+        # The slot waits, not the job alone: a replica that fails would only use up the attempts of the others too. One
+        # that is gone holds up all of them, until it is back.
+        if not isinstance(error, ReplicaLostError):
+            await _pause(self._settings.retry_seconds * 2 ** (job.attempts - 1), run.wake)
         return await self._until_stored(lambda: self._store.requeue(job.id))
 
     def _tell_positions(self) -> None:

@@ -128,6 +128,10 @@ class Jobs:
         """How many jobs are in each state, of all tenants."""
         return await self._store.counts()
 
+    def hold_up(self, *, held_up: bool) -> None:
+        """Begin no jobs for as long as it is so: they stay in the queue."""
+        self._dispatcher.hold_up(held_up=held_up)
+
     async def drain(self) -> None:
         """Take no more jobs and let the running ones finish within their grace period; then let all watchers go.
 
@@ -177,7 +181,7 @@ async def open_jobs(
     replica: Replica,
     make_order: MakeOrder,
     retention: RetentionSettings,
-    settings: DispatcherSettings | None = None,
+    settings: DispatcherSettings,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Jobs]:
     """The jobs of a folder, running on the replica; what an earlier process left unfinished is taken up.
@@ -185,7 +189,7 @@ async def open_jobs(
     At the end running jobs have `settings.grace_seconds` to finish; the others wait in the folder for the next start.
 
     Args:
-        make_order: the order of a job, from its `params` and the bytes of its image and mask.
+        make_order: holds the order of a job, from its `params` and its image and mask, which it reads by digest.
         now: seconds since 1970.
 
     Raises:
@@ -202,7 +206,7 @@ async def open_jobs(
         store = await JobStore.open(data_dir / "jobs.sqlite3")
         stack.push_async_callback(store.close)
         events = JobEvents(store.generation, store.get)
-        dispatcher = Dispatcher(store, files, events, replica, make_order, settings or DispatcherSettings(), now)
+        dispatcher = Dispatcher(store, files, events, replica, make_order, settings, now)
         jobs = Jobs(store, files, events, dispatcher)
         stack.push_async_callback(jobs.drain)
         await jobs._restore(now())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instgenie_cache.eviction import PolicyName
+from instgenie_server.processes.child_command import ChildCommand
 
-_SERVER_PREFIX = "INSTGENIE_"
-_SERVICE_PREFIX = "INSTGENIE_CACHE_"
+START_ATTEMPTS = 5  # about seven seconds: as long as another process may work on the folder for one edit
+READY_SECONDS = 30.0
+STOP_SECONDS = 60.0  # records are flushed
+_PREFIX = "INSTGENIE_CACHE_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceCommand:
-    """Program, arguments and environment of a service of this machine.
+    """Settings of a cache service of this machine.
 
     Attributes:
         host_bytes, disk_bytes: budgets of memory and disk.
@@ -29,13 +29,8 @@ class ServiceCommand:
     policy: PolicyName = "gdsf"
     log_level: str = "info"
 
-    def arguments(self) -> Sequence[str]:
-        """With -P, so that nothing is imported from the folder that the server was started in."""
-        return (sys.executable, "-P", "-m", "instgenie_server.record_cache.child")
-
-    def environment(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """This process's, but for its own settings, and those of the service."""
-        kept = {name: value for name, value in environ.items() if not name.upper().startswith(_SERVER_PREFIX)}
+    def child(self) -> ChildCommand:
+        """How it is run."""
         settings = {
             "folder": self.folder,
             "socket": self.socket,
@@ -46,4 +41,12 @@ class ServiceCommand:
             "log_level": self.log_level,
             "log_format": "json",
         }
-        return kept | {f"{_SERVICE_PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
+        return ChildCommand(
+            name="cache service",
+            module="instgenie_cache",
+            logger="instgenie_cache",
+            settings={f"{_PREFIX}{name.upper()}": str(value) for name, value in settings.items()},
+            ready_seconds=READY_SECONDS,
+            stop_seconds=STOP_SECONDS,
+            attempts=START_ATTEMPTS,
+        )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from instgenie.orders import StepReport
-from instgenie_server.app_keys import IDENTITY, REQUEST_ID, SETTINGS
+from instgenie_server.app_keys import IDENTITY, SETTINGS
 from instgenie_server.intake import read_img2img, to_orders
 from instgenie_server.routes.keys import DECODER, PIXELS, UPLOADS, engine_of
-from instgenie_server.routes.read_edit import drawn_seed
+from instgenie_server.routes.read_edit import drawn_seed, new_order_id
 from instgenie_server.routes.reply import json_reply, off_loop_if_large, to_base64
 from instgenie_server.schemas import A1111Progress, A1111Reply
 
@@ -21,18 +21,30 @@ routes = web.RouteTableDef()
 
 @dataclass(slots=True)
 class _Running:
-    """What a tenant's newest img2img does; its clients ask for the progress without naming one."""
+    """What a tenant's newest img2img does; its clients ask for the progress without naming one.
+
+    Attributes:
+        reports: the last step of each of its results, None before the first.
+    """
 
     started_at: float
-    count: int
-    number: int = 0
-    step: int = 0
-    steps: int = 0
+    reports: list[StepReport | None]
 
     @property
     def share(self) -> float:
         """Of all its results, how much is done: 0..1."""
-        return (self.number + (self.step / self.steps if self.steps else 0)) / self.count
+        return sum(report.step / report.steps for report in self.reports if report) / len(self.reports)
+
+    @property
+    def foremost(self) -> StepReport | None:
+        """Of the results that are not done yet, the one that is farthest; where all are, the last."""
+        begun = [report for report in self.reports if report]
+        return max(begun, key=lambda report: (report.step < report.steps, report.step / report.steps), default=None)
+
+    @property
+    def done(self) -> int:
+        """Results that have had all their steps."""
+        return sum(report is not None and report.step == report.steps for report in self.reports)
 
 
 RUNNING = web.AppKey("a1111_running", dict[str, _Running])
@@ -52,12 +64,12 @@ async def img2img(request: web.Request) -> web.Response:
         )
         seed = drawn_seed() if asked.form.seed is None else asked.form.seed
         tenant = request[IDENTITY].tenant
-        orders = to_orders(asked.form, request[REQUEST_ID], picture, mask, seed, tenant)
+        orders = to_orders(asked.form, new_order_id(request), picture, mask, seed, tenant)
         with engine.edits.room(engine.edits.predicted_seconds(orders[0]), len(orders)) as room:
-            running = request.app[RUNNING][tenant] = _Running(time.time(), len(orders))
+            running = request.app[RUNNING][tenant] = _Running(time.time(), [None] * len(orders))
 
             def report(number: int, step: StepReport) -> None:
-                running.number, running.step, running.steps = number, step.step, step.steps
+                running.reports[number] = StepReport(step.step, step.steps)
 
             try:
                 outcomes = await engine.edits.run(orders, room, limits.deadline_seconds, report)
@@ -85,11 +97,12 @@ async def progress(request: web.Request) -> web.Response:
     running = request.app[RUNNING].get(request[IDENTITY].tenant)
     share = running.share if running else 0.0
     elapsed = time.time() - running.started_at if running else 0.0
+    foremost = running.foremost if running else None
     state = {
-        "sampling_step": running.step if running else 0,
-        "sampling_steps": running.steps if running else 0,
-        "job_no": running.number if running else 0,
-        "job_count": running.count if running else 0,
+        "sampling_step": foremost.step if foremost else 0,
+        "sampling_steps": foremost.steps if foremost else 0,
+        "job_no": min(running.done, len(running.reports) - 1) if running else 0,
+        "job_count": len(running.reports) if running else 0,
     }
     remaining = elapsed * (1 - share) / share if share else 0.0
     return json_reply(A1111Progress(progress=share, eta_relative=remaining, state=state))

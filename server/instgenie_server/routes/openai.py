@@ -14,14 +14,13 @@ from aiohttp_sse import EventSourceResponse
 from instgenie.errors import InvalidInputError
 from instgenie.orders import EditOrder, EditOutcome, PhaseTimings, StepReport
 from instgenie_server.api_error import ApiError, invalid
-from instgenie_server.app_keys import REQUEST_ID
 from instgenie_server.edit_service import Room
 from instgenie_server.engine_slot import Engine
 from instgenie_server.intake import EditForm
 from instgenie_server.routes.event_stream import KEEPALIVE_SECONDS, event_stream
 from instgenie_server.routes.jobs_of_edit import deadline_seconds, run_as_jobs
 from instgenie_server.routes.keys import engine_of
-from instgenie_server.routes.read_edit import ReadEdit, read_edit
+from instgenie_server.routes.read_edit import ReadEdit, new_order_id, read_edit
 from instgenie_server.routes.reply import json_reply, off_loop_if_large, to_base64
 from instgenie_server.schemas import ImageData, ImageEvent, ImagesReply, Usage
 
@@ -37,7 +36,7 @@ async def edit_images(request: web.Request) -> web.StreamResponse:
         if form.stream and form.n > 1:
             raise invalid(f"n: {form.n} results cannot be streamed, one can", "n")
         deadline = deadline_seconds(request, form)
-        orders = read.orders(request[REQUEST_ID])
+        orders = read.orders(new_order_id(request))
         edit_seconds = engine.edits.predicted_seconds(orders[0])
         if form.response_format == "url" and not form.stream:
             data, timings = await run_as_jobs(request, read, orders, edit_seconds, deadline)

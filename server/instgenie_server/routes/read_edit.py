@@ -10,18 +10,15 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 
 from instgenie.orders import EditOrder, Pixels
-from instgenie_server.app_keys import IDENTITY, METRICS, SETTINGS
+from instgenie_server.app_keys import IDENTITY, METRICS, REQUEST_ID, SETTINGS
 from instgenie_server.intake import (
     EditForm,
-    PictureDecoder,
     Uploads,
-    from_params,
     read_edit_form,
     read_form,
     read_uploads,
     to_orders,
 )
-from instgenie_server.jobs import Job
 from instgenie_server.routes.keys import DECODER, PIXELS, UPLOADS, engine_of
 
 MAX_DRAWN_SEED = 2**31
@@ -70,11 +67,6 @@ def drawn_seed() -> int:
     return secrets.randbelow(MAX_DRAWN_SEED)
 
 
-async def make_order(decoder: PictureDecoder, job: Job, image: bytes, mask: bytes | None) -> EditOrder:
-    """The order of a stored job: the same one each time."""
-    form = from_params(job.params)
-    picture, selection = await decoder.picture_and_mask(image, mask, form.mask_mode)
-    (order,) = to_orders(form, job.id, picture, selection, job.params["seed"], job.tenant)
-    # The queue of jobs has put them in order. One that would wait long behind edits that do not pass that queue would
-    # keep all other jobs, urgent ones too, waiting with it.
-    return replace(order, priority=max(0, order.priority))
+def new_order_id(request: web.Request) -> str:
+    """An id for the orders of a request, told from others that came with the same request id."""
+    return f"{request[REQUEST_ID]}-{secrets.token_hex(6)}"

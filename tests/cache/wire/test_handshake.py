@@ -21,8 +21,11 @@ from instgenie_cache.wire.handshake import (
     SharedSecret,
     accept_hello,
     greet,
+    hear_hello,
     receive_hello,
     refuse_hello,
+    say_hello,
+    welcome,
 )
 from instgenie_cache.wire.messages import PROTOCOL_VERSION, Hello, HelloReply
 
@@ -315,3 +318,32 @@ def test_secret_that_is_none(name: str, secret: bytes, namespace: str | None) ->
 
 def test_secret_is_not_shown() -> None:
     assert "sixteen" not in repr(SECRET)
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+async def test_handshake_of_another_protocol(pair: Pair, secret: SharedSecret | None) -> None:
+    async def answer() -> tuple[int, str, SharedSecret | None]:
+        heard = await hear_hello(
+            pair[1], "dance", 3, lambda fields: str(fields["who"]), None if secret is None else SECRETS
+        )
+        await welcome(pair[1], heard.request_id, {"floor": 2})
+        return heard.request_id, heard.hello, heard.secret
+
+    async with asyncio.timeout(10):
+        reply, heard = await asyncio.gather(say_hello(pair[0], "dance", {"version": 3, "who": "me"}, secret), answer())
+    assert (reply, heard) == ({"floor": 2}, (1, "me", secret))
+
+
+@pytest.mark.parametrize(
+    ("op", "version", "message"),
+    [("hello", 3, "a connection begins with dance"), ("dance", 4, "speaks version 4 of the protocol, the service 3")],
+)
+async def test_hello_of_another_protocol_is_refused(pair: Pair, op: str, version: int, message: str) -> None:
+    async with asyncio.timeout(10):
+        said, heard = await asyncio.gather(
+            _outcome(say_hello(pair[0], op, {"version": version})),
+            _outcome(hear_hello(pair[1], "dance", 3, dict, None)),
+        )
+    assert isinstance(said, ServiceError)
+    assert message in str(said)
+    assert isinstance(heard, ProtocolError)

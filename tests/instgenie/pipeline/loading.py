@@ -43,7 +43,7 @@ class Gate:
 
 
 class Source:
-    """A step's records in memory, which is overwritten when it is closed.
+    """A step's records in memory, which is overwritten when it is closed, unless it is its own.
 
     Attributes:
         log: (name, block) of everything that was read, over all sources that share it.
@@ -51,6 +51,7 @@ class Source:
         failures: what reading a block raises; None where it is lost.
         on_read: called in every read.
         reads: of this source.
+        owner, is_valid, is_own: see `StepSource`.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Source:
         log: list[tuple[str, int]] | None = None,
         tier: TierName = "disk",
         is_timed: bool = True,
+        owner: str = "somebody",
     ) -> None:
-        self.name, self.tier, self.is_timed = name, tier, is_timed
+        self.name, self.tier, self.is_timed, self.owner = name, tier, is_timed, owner
+        self.is_valid, self.is_own = True, False
         self.log = [] if log is None else log
         self.gates: dict[int, Gate] = {}
         self.failures: dict[int, Exception | None] = {}
@@ -104,6 +107,15 @@ class Source:
         with self._lock:
             self._is_misused |= self._closed.is_set() or self._is_reading
             self._closed.set()
+        if not self.is_own:
+            self._overwrite()
+
+    def lose(self) -> None:
+        """The right to read it, and with that its memory."""
+        self.is_valid = False
+        self._overwrite()
+
+    def _overwrite(self) -> None:
         for payload in self.memory:
             payload.zero_()
 

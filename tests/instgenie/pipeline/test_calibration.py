@@ -15,7 +15,7 @@ from instgenie.codecs import CODEC_NAMES, CodecName
 from instgenie.models.flux import FluxForward
 from instgenie.pipeline.calibration import calibrate, refresh
 from instgenie.pipeline.cost import CostModel, SegmentShape
-from instgenie.pipeline.probe import UsualEdit
+from instgenie.pipeline.probe import UsualEdit, random_probes
 from tests.instgenie.pipeline.timed_forward import DOUBLE, SINGLE, TimedForward
 from tests.instgenie.tiny_flux import tiny_forward
 
@@ -93,6 +93,12 @@ def test_kinds_of_one_block_each(builtin_kind: Checkpoint, flux_fill_kind: Check
         costs = calibrate(checkpoint.forward, UsualEdit(settings.canvas_tokens, settings.text_tokens), 0.2)
         assert costs.kinds == ("double", "single")
         assert min(costs.blocks_ms([SegmentShape(8, 4, 16)])) > 0
+
+
+@pytest.mark.parametrize(("passes", "contexts"), [(1, 4), (2, 2), (4, 1)])
+def test_segments_of_one_edit_share_its_records_and_no_others_do(passes: int, contexts: int) -> None:
+    [probe] = random_probes(tiny_forward(), replace(EDIT, passes=passes), [(1.0, 0.1, 4)])
+    assert len({id(segment.context) for segment in probe.segments}) == contexts
 
 
 @pytest.mark.parametrize("slowness", [0.25, 1.0, 3.0])

@@ -52,12 +52,20 @@ def test_costs_of_a_step_are_in_block_order() -> None:
     assert model.fitted_ms(MASKED) == pytest.approx(sum(model.blocks_ms(MASKED)) + model.overhead_ms(MASKED))
 
 
+@pytest.mark.parametrize("batch", [MASKED, FULL, MASKED + FULL])
+def test_a_step_is_its_blocks_and_what_is_beside_them(batch: list[SegmentShape]) -> None:
+    model = a_model()
+    model.observe_blocks("double", [(MASKED, [20.0])] * 5)  # so that no factor is 1, or another's
+    model.observe_blocks("single", [(FULL, [1.0])] * 5)
+    assert model.step_ms(batch) == pytest.approx(sum(model.blocks_ms(batch)) + model.overhead_ms(batch))
+
+
 def test_a_machine_that_becomes_slower_is_followed() -> None:
     model = a_model()
     before, fitted_ms = model.blocks_ms(MASKED), model.fitted_ms(MASKED)
     for _ in range(20):
         for kind in ("double", "single"):
-            model.observe_blocks(kind, MASKED, [3 * model.blocks[kind].predict(MASKED)] * 2)
+            model.observe_blocks(kind, [(MASKED, [3 * model.blocks[kind].predict(MASKED)] * 2)])
     assert model.blocks_ms(MASKED) == pytest.approx([3 * ms for ms in before], rel=0.01)
     assert model.overhead_ms(MASKED) == pytest.approx(3 * model.overhead.predict(MASKED), rel=0.01)
     assert model.fitted_ms(MASKED) == fitted_ms
@@ -67,7 +75,7 @@ def test_kinds_are_followed_apart() -> None:
     model = a_model()
     before = model.block_ms("single", MASKED)
     for _ in range(5):
-        model.observe_blocks("double", MASKED, [100.0])
+        model.observe_blocks("double", [(MASKED, [100.0])])
     assert model.block_ms("single", MASKED) == before
 
 
@@ -75,19 +83,73 @@ def test_what_masked_blocks_teach_is_half_believed_of_full_ones() -> None:
     model = a_model()
     before = model.block_ms("single", FULL)
     for _ in range(30):
-        model.observe_blocks("single", MASKED, [4 * SINGLE.predict(MASKED)])
+        model.observe_blocks("single", [(MASKED, [4 * SINGLE.predict(MASKED)])])
     assert model.block_ms("single", FULL) == pytest.approx(2 * before, rel=0.01)
     for _ in range(30):
-        model.observe_blocks("single", FULL, [SINGLE.predict(FULL)])
+        model.observe_blocks("single", [(FULL, [SINGLE.predict(FULL)])])
     assert model.block_ms("single", FULL) == pytest.approx(before, rel=0.01)
 
 
-def test_a_block_in_a_batch_with_masked_segments_is_a_masked_one() -> None:
+def slowed(model: CostModel, side: list[SegmentShape], factor: float) -> None:
+    """Have blocks that compute these segments be so much slower, and no others."""
+    for _ in range(100):
+        for shapes in (MASKED, FULL):
+            slower = factor if shapes is side else 1.0
+            model.observe_blocks("single", [(shapes, [slower * SINGLE.predict(shapes)])])
+
+
+@pytest.mark.parametrize("masked", [0, 1, 3, 9, 100])
+def test_a_block_of_a_batch_is_as_slow_as_the_segments_that_have_most_rows(masked: int) -> None:
     model = a_model()
-    mixed = [FULL[0], MASKED[0]]
-    for _ in range(30):
-        model.observe_blocks("single", mixed, [4 * SINGLE.predict(mixed)])
-    assert model.block_ms("single", MASKED) == pytest.approx(4 * SINGLE.predict(MASKED), rel=0.01)
+    slowed(model, MASKED, 4.0)
+    mixed = [FULL[0]] + [MASKED[0]] * masked
+    share = masked * 74 / (592 + masked * 74)  # of the rows
+    now = 1 + 3 * share
+    assert model.block_ms("single", mixed) == pytest.approx(now * SINGLE.predict(mixed), rel=0.02)
+
+
+@pytest.mark.parametrize("masked", [0, 1, 8, 100])
+@pytest.mark.parametrize("factor", [0.5, 4.0])
+def test_costs_of_a_batch_follow_it_whatever_it_is_of(masked: int, factor: float) -> None:
+    model = a_model()
+    mixed = [FULL[0]] + [MASKED[0]] * masked
+    for _ in range(40):
+        model.observe_blocks("single", [(mixed, [factor * SINGLE.predict(mixed)] * 3)])
+    assert model.block_ms("single", mixed) == pytest.approx(factor * SINGLE.predict(mixed), rel=0.01)
+
+
+def test_a_batch_of_both_kinds_of_segments_teaches_each_by_its_rows() -> None:
+    learnt = []
+    for masked in (0, 4, 8):  # eight have as many rows as the one in full
+        model = a_model()
+        mixed = [FULL[0]] + [MASKED[0]] * masked
+        for _ in range(5):
+            model.observe_blocks("single", [(mixed, [4 * SINGLE.predict(mixed)])])
+        full, few = (model.block_ms("single", shapes) / SINGLE.predict(shapes) for shapes in (FULL, MASKED))
+        learnt.append(math.log(few) / math.log(full))
+    assert learnt[0] == pytest.approx(0.5)
+    assert learnt[0] < learnt[1] < learnt[2] == pytest.approx(1.0)
+
+
+def test_a_step_is_one_observation_however_many_prefixes_its_batch_has() -> None:
+    """So that an odd step changes nothing, as ever."""
+    model, odd = a_model(), a_model()
+    stretches = [[FULL[0]] * n + [MASKED[0]] * (8 - n) for n in range(9)]
+    before = model.blocks_ms(MASKED), model.blocks_ms(FULL)
+    odd.observe_blocks("single", [(shapes, [50 * SINGLE.predict(shapes)]) for shapes in stretches])
+    assert (odd.blocks_ms(MASKED), odd.blocks_ms(FULL)) == before
+    for _ in range(3):
+        model.observe_blocks("single", [(shapes, [50 * SINGLE.predict(shapes)]) for shapes in stretches])
+    assert model.blocks_ms(FULL)[-1] > before[1][-1]
+
+
+def test_one_odd_block_of_a_step_changes_nothing() -> None:
+    model = a_model()
+    before = model.blocks_ms(MASKED)
+    for _ in range(5):
+        took = [(MASKED, [SINGLE.predict(MASKED)] * 2), (MASKED[:1], [50 * SINGLE.predict(MASKED[:1])])]
+        model.observe_blocks("single", took)
+    assert model.blocks_ms(MASKED) == pytest.approx(before)
 
 
 @pytest.mark.parametrize("block_ms", [[], [0.0], [-1.0], [math.inf], [math.nan]])
@@ -95,7 +157,7 @@ def test_times_that_are_none_are_not_learnt_from(block_ms: list[float]) -> None:
     model = a_model()
     before = model.blocks_ms(MASKED)
     for _ in range(5):
-        model.observe_blocks("single", MASKED, block_ms)
+        model.observe_blocks("single", [(MASKED, block_ms)])
         for ms in block_ms:
             model.observe_load("host", 1000, ms)
     assert model.blocks_ms(MASKED) == before
@@ -149,7 +211,7 @@ def test_costs_are_trusted_by_their_fit(r_squared: float, *, is_trusted: bool) -
 
 def test_plain_data_and_back() -> None:
     model = a_model()
-    model.observe_blocks("single", MASKED, [1.0])
+    model.observe_blocks("single", [(MASKED, [1.0])])
     content = json.loads(json.dumps(model.to_dict()))
     again = CostModel.from_dict(content)
     assert again.to_dict() == content

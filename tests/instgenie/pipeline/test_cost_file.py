@@ -12,7 +12,7 @@ import pytest
 from instgenie.pipeline.cost import BlockFit, CostModel, LoadFit
 from instgenie.pipeline.cost_file import CostFingerprint, read_costs, write_costs
 
-FINGERPRINT = CostFingerprint("revision", "cpu AVX2, 2 cores", "float32", 2, "2.10", "raw.1/2", False, 576, 16)
+FINGERPRINT = CostFingerprint("revision", "cpu AVX2, 2 cores", "float32", 2, "2.10", "raw.1/2", False, 576, 16, 2)
 
 
 def a_model(r_squared: float = 0.99) -> CostModel:

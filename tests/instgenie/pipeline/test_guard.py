@@ -107,6 +107,24 @@ def test_failures_are_tried_again_ever_more_rarely() -> None:
     assert gaps[-1] > 250
 
 
+def test_steps_whose_records_were_at_hand_pass_the_time_and_are_no_failures() -> None:
+    guard = PlanGuard()
+    guard.observe_dense(100.0, 100.0)
+    guard.observe_plan(500.0, 50.0, 100.0)  # 390 too long, 200 were saved
+    waited = 0
+    while not guard.follows_plan:
+        guard.observe_plan(90.0, 90.0, 100.0)  # 20 each
+        waited += 1
+    assert waited == 10
+    for _ in range(3):
+        guard.observe_plan(500.0, 50.0, 100.0)  # the second failure, and steps that it could not call off
+    waited = 0
+    while not guard.follows_plan:
+        guard.observe_plan(10.0, 10.0, 100.0)
+        waited += 1
+    assert 8 <= waited <= 12
+
+
 def test_plans_that_become_good_are_followed_again() -> None:
     guard = PlanGuard()
     for _ in range(100):

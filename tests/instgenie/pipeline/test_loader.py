@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
-from instgenie.pipeline.loader import StepLoad
-from instgenie.pipeline.step_source import StepLostError
 from tests.cache.tiered import wait_until
 from tests.instgenie.pipeline.loading import RECORD_BYTES, Source, a_loader, compute, is_right, load, release
 
@@ -353,37 +349,3 @@ def test_a_block_may_be_dropped_and_wanted_again_while_it_is_read() -> None:
         one.release()
         assert loader.held_bytes == 0
     assert len(a.log) == 3
-
-
-# Directly.
-
-
-def test_direct_steps_are_read_by_the_caller_and_hold_nothing() -> None:
-    a = Source("a", tier="host")
-    with a_loader(0) as loader:
-        one = loader.load("a", a, range(2, 8), RECORD_BYTES, RECORD_BYTES, is_direct=True)
-        assert [one.is_there(block) for block in range(8)] == [False] * 2 + [True] * 6
-        assert one.payload(2).data_ptr() == a.memory[2].data_ptr()
-        compute(one, range(2, 6))
-        one.want(range(4, 8))
-        compute(one, range(4, 8))
-        assert (loader.held_bytes, loader.queued_bytes(), one.tier) == (0, 0, "host")
-        assert a.threads == {threading.current_thread()}
-        assert not any(thread.name == "loader" for thread in threading.enumerate())
-        one.release()
-        assert a.is_closed
-    assert a.reads == [range(2, 8), range(4, 6)]
-
-
-def test_a_direct_step_that_is_lost_says_so_when_it_is_needed() -> None:
-    a = Source("a")
-    a.failures[1] = None
-    with a_loader() as loader:
-        one: StepLoad = loader.load("a", a, range(4), RECORD_BYTES, RECORD_BYTES, is_direct=True)
-        assert isinstance(one.error, StepLostError)
-        one.want(range(6))
-        with pytest.raises(StepLostError):
-            one.payload(0)
-        one.release()
-    assert a.reads == [range(4)]
-    assert a.is_closed

@@ -67,15 +67,14 @@ def test_what_is_there_is_not_waited_for() -> None:
 
 def test_loads_are_reported_with_their_tier_and_bytes() -> None:
     loaded: list[Loaded] = []
-    sources = [Source("a", tier="object"), Source("b", is_timed=False), Source("c"), Source("d")]
+    sources = [Source("a", tier="object"), Source("b", is_timed=False), Source("c")]
     sources[2].failures[0] = None
     with a_loader(on_loaded=loaded.append) as loader:
-        loads = [load(loader, source, range(3)) for source in sources[:3]]
-        loads.append(loader.load("d", sources[3], range(3), RECORD_BYTES, RECORD_BYTES, is_direct=True))
+        loads = [load(loader, source, range(3)) for source in sources]
         wait_until(lambda: all(one.is_there(2) or one.error for one in loads))
         assert loads[0].read_ms > 0
         release(loads)
-    # What was not read, was read ahead by others or is read in the computation's own time says nothing of a tier.
+    # What was not read, or was read ahead by others, says nothing of a tier.
     assert [(load.tier, load.num_bytes) for load in loaded] == [("object", RECORD_BYTES)] * 3
     assert all(0 < load.ms < 1000 for load in loaded)
 

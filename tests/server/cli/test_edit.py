@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from instgenie.request import EditRequest
+from instgenie.tracing import NO_TRACE, current_tracer
 from instgenie_server.cli.edit import edit as edit_command
 from tests.server.cli.conftest import Run, saved
 
@@ -111,6 +113,43 @@ def test_flux_fill_folder(run: Run, tiny_flux_fill: Path, image_path: Path, mask
     assert result.exit_code == 0, result.output
     edited = pixels(mask_path) > 0
     assert np.array_equal(pixels(out)[~edited], pixels(image_path)[~edited])
+
+
+def test_trace(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    result = edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--cache", "on", "--trace", trace)
+    assert result.exit_code == 0, result.output
+    events = {event["name"]: event for event in json.loads(trace.read_text())}
+    assert events["process_name"]["args"] == {"name": "instgenie edit"}
+    assert events["edit"]["args"] == {"cached": True, "cache": "cold", "steps": 4}
+    loaded, edited, written = (events[name] for name in ("load model", "edit", "write picture"))
+    assert loaded["ts"] + loaded["dur"] <= edited["ts"] < edited["ts"] + edited["dur"] <= written["ts"]
+    assert current_tracer() is NO_TRACE
+
+
+def test_trace_of_an_edit_that_fails(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    result = edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--model", tmp_path, "--trace", trace)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    events = {event["name"]: event for event in json.loads(trace.read_text())}
+    assert events["load model"]["args"] == {"error": "CheckpointError"}
+
+
+def test_trace_that_cannot_be_written(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    result = edit(image_path, "--mask", mask_path, "-o", out, "--trace", tmp_path / "none" / "trace.json")
+    assert result.exit_code == 2
+    assert "trace: " in result.stderr
+    assert "cannot be written" in result.stderr
+    assert not out.exists()
+
+
+def test_trace_is_of_edits_in_this_process(run: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
+    options = ("--prompt", "x", "-o", tmp_path / "out.png", "--trace", tmp_path / "trace.json")
+    result = run("edit", image_path, "--mask", mask_path, *options, "--server", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "trace: is for edits in this process" in result.stderr
+    assert not (tmp_path / "trace.json").exists()
 
 
 def test_defaults_are_those_of_the_request() -> None:

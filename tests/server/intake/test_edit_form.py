@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from instgenie import flow, parameter_checks, picture
-from instgenie.local_replica import to_request
 from instgenie.orders import EditOrder, Output, Pixels
+from instgenie.replica.order_request import to_request
 from instgenie_server.api_error import ApiError
 from instgenie_server.intake import (
     EditForm,

@@ -21,7 +21,7 @@ from tests.server.jobs.fakes import FakeReplica, a_job, make_order
 from tests.server.manual_clock import ManualClock
 
 S = TypeVar("S", bound=JobStore)
-SETTINGS = DispatcherSettings(grace_seconds=5, stop_seconds=5, retry_seconds=0, storage_seconds=0)
+SETTINGS = DispatcherSettings(concurrency=1, grace_seconds=5, stop_seconds=5, retry_seconds=0, storage_seconds=0)
 
 
 class Gate:

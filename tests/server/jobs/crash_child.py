@@ -31,7 +31,7 @@ from tests.server.jobs.fakes import SlowReplica, make_order
 
 TENANT = "ann"
 STEP_SECONDS = 0.002
-SETTINGS = DispatcherSettings(grace_seconds=0, stop_seconds=5, retry_seconds=0, storage_seconds=0)
+SETTINGS = DispatcherSettings(concurrency=4, grace_seconds=0, stop_seconds=5, retry_seconds=0, storage_seconds=0)
 POINTS = (
     "before the image is written",
     "after the image is written",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ from instgenie.orders import (
     ModelCard,
     PhaseTimings,
     Pixels,
+    ReplicaStats,
     StepReport,
     WarmOrder,
     WarmReport,
 )
 from instgenie_server.jobs import Job
+from instgenie_server.jobs.dispatcher import ReadPicture
 
 TIMINGS = PhaseTimings(
     queue_ms=0,
@@ -62,7 +65,7 @@ def a_job(**values: Any) -> Job:
     return Job(**(settings | values))
 
 
-async def make_order(job: Job, image: bytes, mask: bytes | None) -> EditOrder:
+def order_of(job: Job, image: bytes, mask: bytes | None) -> EditOrder:
     """The order of a job whose picture is any bytes."""
     return EditOrder(
         id=job.id,
@@ -71,6 +74,12 @@ async def make_order(job: Job, image: bytes, mask: bytes | None) -> EditOrder:
         prompt=job.params["prompt"],
         seed=job.params["seed"],
     )
+
+
+@asynccontextmanager
+async def make_order(job: Job, read: ReadPicture) -> AsyncIterator[EditOrder]:
+    """The same, of the files that it names."""
+    yield order_of(job, await read(job.image), None if job.mask is None else await read(job.mask))
 
 
 def result_of(order: EditOrder) -> bytes:
@@ -129,6 +138,12 @@ class FakeReplica:
         raise NotImplementedError
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        raise NotImplementedError
+
+    async def stats(self) -> ReplicaStats:
+        raise NotImplementedError
+
+    async def drain(self) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

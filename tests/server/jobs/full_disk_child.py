@@ -17,7 +17,7 @@ from tests.server.jobs.crash_child import tell
 from tests.server.jobs.fakes import SlowReplica, a_job, make_order
 
 LIMIT_BYTES = 300_000
-SETTINGS = DispatcherSettings(storage_seconds=0.01)
+SETTINGS = DispatcherSettings(concurrency=4, storage_seconds=0.01)
 
 
 def limit(soft_bytes: int) -> None:

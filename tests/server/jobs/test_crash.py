@@ -29,7 +29,7 @@ from instgenie_server.jobs.picture_files import PictureFiles
 from instgenie_server.jobs.sweeper import ORPHAN_SECONDS, Sweeper
 from instgenie_server.settings import RetentionSettings
 from tests.server.jobs import crash_child
-from tests.server.jobs.fakes import make_order, result_of
+from tests.server.jobs.fakes import order_of, result_of
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -141,7 +141,7 @@ async def check_job(client: Client, files: PictureFiles, job: Job) -> None:
     assert (job.state, client.ends[job.id]) == (JobState.DONE, "done"), job
     assert 1 <= job.attempts <= MAX_ATTEMPTS
     assert job.params == {"prompt": f"an apple for {key}", "seed": client.seeds[key]}
-    order = await make_order(job, f"image {client.seeds[key] % 4}".encode(), b"mask")
+    order = order_of(job, f"image {client.seeds[key] % 4}".encode(), b"mask")
     assert job.result is not None
     assert await files.read(job.result) == result_of(order)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from instgenie.errors import MaskError, ReplicaError
+from instgenie.errors import DeadlineError, MaskError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, EditOutcome, StepReport
-from instgenie_server.jobs.dispatcher import DispatcherSettings
+from instgenie_server.jobs.dispatcher import DispatcherSettings, ReadPicture
 from instgenie_server.jobs.errors import JobStoreError
 from instgenie_server.jobs.event_log import EventKind
 from instgenie_server.jobs.job import MAX_ATTEMPTS, Job, JobState
@@ -220,6 +220,94 @@ async def test_deadline_while_it_runs(bench: Bench, replica: ManualReplica) -> N
     await edit.stopped.wait()
 
 
+async def test_what_is_left_until_the_deadline_goes_with_the_order(bench: Bench, replica: ManualReplica) -> None:
+    with_deadline, without = await bench.submit(deadline_at=5007.5), await bench.submit()
+    edit = await started(replica, with_deadline)
+    assert edit.order.deadline_seconds == 7.5
+    edit.succeed()
+    edit = await started(replica, without)
+    assert edit.order.deadline_seconds is None
+    edit.succeed()
+    await bench.end(without)
+
+
+async def test_a_deadline_that_the_replica_cannot_meet(bench: Bench, replica: ManualReplica) -> None:
+    job = await bench.submit(deadline_at=6000.0)
+    (await started(replica, job)).fail(DeadlineError("it takes longer"))
+    ended = await bench.end(job)
+    assert (ended.state, ended.attempts, ended.detail["code"]) == (JobState.EXPIRED, 1, "expired")
+
+
+async def test_jobs_stay_in_the_queue_while_they_are_held_up(tmp_path: Path, replica: ManualReplica) -> None:
+    settings = dataclasses.replace(SETTINGS, concurrency=8, retry_seconds=1000)
+    async with a_bench(tmp_path, replica, settings) as bench:
+        jobs = [await bench.submit() for _ in range(8)]
+        edits = [await started(replica, job) for job in jobs]
+        bench.jobs.hold_up(held_up=True)
+        for edit in edits:
+            edit.fail(ReplicaLostError("it was killed"))
+        late = await bench.submit()
+        watched = await bench.jobs.events("ann", late.id)
+        assert watched is not None
+        while (await anext(watched)).data["position"] < 9:  # no pause: the replica will be there when they go on
+            pass
+        await watched.aclose()
+        assert [bench.dispatcher.position(job.id) for job in jobs] == list(range(1, 9))
+        assert replica.started.empty()
+        bench.jobs.hold_up(held_up=False)
+        for job in jobs:
+            (await started(replica, job)).succeed()
+            ended = await bench.end(job)
+            assert (ended.state, ended.attempts) == (JobState.DONE, 2)
+        (await started(replica, late)).succeed()
+        assert (await bench.end(late)).attempts == 1
+
+
+async def test_a_job_that_loses_every_replica_fails(bench: Bench, replica: ManualReplica) -> None:
+    job = await bench.submit()
+    for _ in range(MAX_ATTEMPTS):
+        (await started(replica, job)).fail(ReplicaLostError("it was killed"))
+    failed = await bench.end(job)
+    assert (failed.state, failed.attempts, failed.detail["code"]) == (JobState.FAILED, MAX_ATTEMPTS, "edit_failed")
+    assert "it was killed" in failed.detail["message"]
+
+
+async def test_stopped_while_jobs_are_held_up(bench: Bench, replica: ManualReplica) -> None:
+    bench.jobs.hold_up(held_up=True)
+    job = await bench.submit()
+    await bench.dispatcher.stop()
+    assert await bench.store.get(job.id) == job
+    assert replica.count == 0
+
+
+async def test_many_at_once_are_chosen_in_their_order(tmp_path: Path, replica: ManualReplica) -> None:
+    async with a_bench(tmp_path, replica, dataclasses.replace(SETTINGS, concurrency=4)) as bench:
+        bench.jobs.hold_up(held_up=True)
+        jobs = [await bench.submit(priority=priority) for priority in (0, 2, 1, 0, 3, 0)]
+        bench.jobs.hold_up(held_up=False)
+        edits = [await replica.started.get() for _ in range(4)]
+        assert {edit.order.id for edit in edits} == {jobs[number].id for number in (4, 1, 2, 0)}
+        assert [bench.dispatcher.position(job.id) for job in jobs] == [0, 0, 0, 1, 0, 2]
+        for edit in edits[:2]:
+            edit.succeed()
+        edits += [await replica.started.get() for _ in range(2)]
+        for edit in edits[2:]:
+            edit.succeed()
+        for job in jobs:
+            assert (await bench.end(job)).state is JobState.DONE
+
+
+async def test_stop_puts_back_all_that_take_too_long(tmp_path: Path, replica: ManualReplica) -> None:
+    settings = dataclasses.replace(SETTINGS, concurrency=4, grace_seconds=0)
+    async with a_bench(tmp_path, replica, settings) as bench:
+        jobs = [await bench.submit() for _ in range(6)]
+        edits = [await started(replica, job) for job in jobs[:4]]
+        await bench.dispatcher.stop()
+        assert all(edit.stopped.is_set() for edit in edits)
+        stored = [await bench.store.get(job.id) for job in jobs]
+        assert [(job.state, job.attempts) for job in stored if job] == [(JobState.QUEUED, 0)] * 6
+
+
 async def test_errors_of_the_order_end_it(bench: Bench, replica: ManualReplica) -> None:
     job = await bench.submit()
     (await started(replica, job)).fail(MaskError("mask", "is empty"))
@@ -275,10 +363,12 @@ async def test_lost_upload(bench: Bench, replica: ManualReplica, tmp_path: Path)
 
 
 async def test_order_that_cannot_be_made(tmp_path: Path, replica: ManualReplica) -> None:
-    async def broken(job: Job, image: bytes, mask: bytes | None) -> EditOrder:
+    @contextlib.asynccontextmanager
+    async def broken(job: Job, read: ReadPicture) -> AsyncIterator[EditOrder]:
         if job.params["prompt"] == "broken":
             raise KeyError("/secret/path")
-        return await make_order(job, image, mask)
+        async with make_order(job, read) as order:
+            yield order
 
     async with a_bench(tmp_path, replica, make_order=broken) as bench:
         job, other = await bench.submit(params={"prompt": "broken", "seed": 0}), await bench.submit()
@@ -419,7 +509,7 @@ async def test_stop_does_not_wait_for_a_stubborn_replica(tmp_path: Path) -> None
             raise ReplicaError("stopped at last")
 
     stubborn = Stubborn()
-    settings = DispatcherSettings(grace_seconds=0, stop_seconds=0.05)
+    settings = DispatcherSettings(concurrency=1, grace_seconds=0, stop_seconds=0.05)
     async with a_bench(tmp_path, stubborn, settings) as bench:
         await bench.submit()
         await stubborn.started.wait()
@@ -444,7 +534,7 @@ class WhimsicalReplica(FakeReplica):
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_happens_each_job_has_one_end(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    settings = dataclasses.replace(SETTINGS, concurrency=1 + seed % 3)
+    settings = dataclasses.replace(SETTINGS, concurrency=(1, 2, 3, 16)[seed])
     async with a_bench(tmp_path, WhimsicalReplica(seed), settings) as bench:
 
         async def client() -> Job:

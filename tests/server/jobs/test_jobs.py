@@ -26,11 +26,11 @@ from instgenie_server.jobs import (
 )
 from instgenie_server.settings import RetentionSettings
 from tests.server.jobs.bench import Gate, a_bench
-from tests.server.jobs.fakes import FakeReplica, ManualReplica, SlowReplica, a_job, make_order, result_of
+from tests.server.jobs.fakes import FakeReplica, ManualReplica, SlowReplica, a_job, make_order, order_of, result_of
 
 pytestmark = pytest.mark.timeout(30)
 
-SETTINGS = DispatcherSettings(grace_seconds=0, stop_seconds=5, retry_seconds=0, storage_seconds=0)
+SETTINGS = DispatcherSettings(concurrency=1, grace_seconds=0, stop_seconds=5, retry_seconds=0, storage_seconds=0)
 
 
 def opened(folder: Path, replica: FakeReplica) -> AbstractAsyncContextManager[Jobs]:
@@ -206,7 +206,7 @@ async def test_many_clients_at_once(tmp_path: Path) -> None:
             job = a_job(tenant=f"t{number % 3}", params={"prompt": "p", "seed": number})
             await jobs.submit(job, b"image %d" % (number % 5), b"mask")
             assert (await watch(jobs, job))[-1].kind is EventKind.DONE
-            order = await make_order(job, b"image %d" % (number % 5), b"mask")
+            order = order_of(job, b"image %d" % (number % 5), b"mask")
             assert await jobs.result(job.tenant, job.id) == result_of(order)
 
         await asyncio.gather(*map(client, range(50)))

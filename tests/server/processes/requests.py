@@ -11,6 +11,7 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
+MAX_DIFFERENCE = 2  # levels of 256: by what else is in the batch, sums are rounded in another order
 SIDE = 64  # of the tiny model's canvas: pictures are not scaled
 
 
@@ -78,8 +79,15 @@ async def all_jobs(session: aiohttp.ClientSession) -> list[dict[str, Any]]:
 
 
 async def metric(session: aiohttp.ClientSession, name: str) -> float:
-    """A metric without labels."""
+    """A sample of the metrics page, by its name and labels as they are written there."""
     async with session.get("/metrics") as response:
         text = await response.text()
     (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
     return float(line.split()[1])
+
+
+def assert_alike(one: bytes, other: bytes) -> None:
+    """Two pictures of the same request, each made in a batch with other edits."""
+    first, second = (np.asarray(Image.open(io.BytesIO(file))).astype(int) for file in (one, other))
+    assert first.shape == second.shape
+    assert np.abs(first - second).max() <= MAX_DIFFERENCE

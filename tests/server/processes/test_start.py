@@ -54,12 +54,17 @@ def test_broken_model(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
     result = instgenie("serve", "--model", folder, "--data-dir", tmp_path / "data", "--port", "0", *SMALL)
-    assert_refused(result, "model: ", "names no vae")
+    assert_refused(result, "replica: ", "names no vae")
+
+
+def test_broken_model_in_the_servers_process(tmp_path: Path) -> None:
+    options = ("--model", tmp_path / "gone", "--data-dir", tmp_path, "--port", "0", "--replica", "inline", *SMALL)
+    assert_refused(instgenie("serve", *options), "model: ", "gone")
 
 
 def test_missing_model(tmp_path: Path) -> None:
     result = instgenie("serve", "--model", tmp_path / "gone", "--data-dir", tmp_path, "--port", "0", *SMALL)
-    assert_refused(result, "model: ", "gone")
+    assert_refused(result, "replica: ", "gone")
 
 
 def test_exposed_without_keys(tiny_builtin: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ COMMAND = ServiceCommand(
 
 
 def test_the_service_takes_it() -> None:
-    settings = load_settings(environ=COMMAND.environment({"PATH": "/bin"}))
+    settings = load_settings(environ=COMMAND.child().environment({"PATH": "/bin"}))
     assert (settings.folder, settings.socket) == (COMMAND.folder, COMMAND.socket)
     assert (settings.host_bytes, settings.disk_bytes) == (3 << 20, 5000)
     assert (settings.host_policy, settings.disk_policy) == ("lru", "lru")
@@ -33,6 +33,6 @@ def test_settings_of_the_server_are_not_handed_on() -> None:
         "INSTGENIE_AUTH__URL_SECRET": "s",
         "INSTGENIE_CACHE_TCP": "y",
     }
-    environment = COMMAND.environment(given)
+    environment = COMMAND.child().environment(given)
     assert environment["PATH"] == "/bin"
     assert not given.keys() - {"PATH"} & environment.keys()

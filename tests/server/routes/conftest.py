@@ -11,8 +11,8 @@ import pytest_asyncio
 import torch
 from blockbuster import blockbuster_ctx
 
-from instgenie.local_replica import LocalReplica
-from instgenie_server.settings import CacheSettings, Settings
+from instgenie.replica.local_replica import LocalReplica
+from instgenie_server.settings import CacheSettings, LimitSettings, Settings
 from tests.server.routes.scripted_replica import ScriptedReplica
 from tests.server.routes.site import Site, ready, running_site
 
@@ -62,9 +62,8 @@ async def scripted() -> AsyncIterator[ScriptedReplica]:
 
 @pytest_asyncio.fixture
 async def site(scripted: ScriptedReplica, tmp_path: Path) -> AsyncIterator[Site]:
-    """A server of the scripted replica."""
-    async with running_site(
-        Settings(data_dir=tmp_path / "data", cache=CacheSettings(service=None)), ready(scripted)
-    ) as site:
+    """A server of the scripted replica, which runs one job at a time."""
+    cache, limits = CacheSettings(service=None), LimitSettings(running_jobs=1)
+    async with running_site(Settings(data_dir=tmp_path / "data", cache=cache, limits=limits), ready(scripted)) as site:
         yield site
         scripted.let_go()

@@ -16,6 +16,7 @@ from instgenie.orders import (
     HeldTemplate,
     ModelCard,
     PhaseTimings,
+    ReplicaStats,
     StepReport,
     WarmOrder,
     WarmReport,
@@ -171,6 +172,12 @@ class ScriptedReplica:
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         return {key: self.records.get(key, HeldTemplate(None, 0)) for key in keys}
+
+    async def stats(self) -> ReplicaStats:
+        return ReplicaStats(running=len(self._running))
+
+    async def drain(self) -> None:
+        pass
 
     async def close(self) -> None:
         pass

@@ -68,25 +68,28 @@ async def test_progress(site: Site, scripted: ScriptedReplica) -> None:
     idle = await site.get(PROGRESS)
     assert (idle["progress"], idle["eta_relative"], idle["state"]["job_count"]) == (0, 0, 0)
     asked = asyncio.create_task(images(site, batch_size=2))
-    edit = await scripted.edits.get()
+    edits = [await scripted.edits.get() for _ in range(2)]
     assert (await site.get(PROGRESS))["progress"] == 0
     told = []
-    for number in range(2):
-        for step in range(5):
-            edit.step(step)
-            progress = await site.get(PROGRESS)
-            assert progress["state"] == {
-                "sampling_step": step,
-                "sampling_steps": 4,
-                "job_no": number,
-                "job_count": 2,
-            }
-            assert progress["eta_relative"] >= 0
-            told.append(progress["progress"])
+    for number, step in ((1, 0), (0, 0), (0, 1), (1, 1), (0, 3), (1, 2), (0, 4), (1, 4)):
+        edits[number].step(step)
+        progress = await site.get(PROGRESS)
+        assert progress["eta_relative"] >= 0
+        state = progress["state"]
+        assert (state["sampling_steps"], state["job_count"]) == (4, 2)
+        told.append((progress["progress"], state["sampling_step"], state["job_no"]))
+    assert told == [
+        (0, 0, 0),
+        (0, 0, 0),
+        (0.125, 1, 0),
+        (0.25, 1, 0),
+        (0.5, 3, 0),
+        (0.625, 3, 0),
+        (0.75, 2, 1),  # of the one that still runs
+        (1, 4, 1),
+    ]
+    for edit in edits:
         edit.succeed()
-        if number == 0:
-            edit = await scripted.edits.get()
-    assert told == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.625, 0.75, 0.875, 1]
     assert len(await asked) == 2
     assert (await site.get(PROGRESS))["state"]["job_count"] == 0
 

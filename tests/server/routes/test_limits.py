@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from instgenie.local_replica import LocalReplica
 from instgenie.orders import EditOrder, EditOutcome, StepReport
+from instgenie.replica.local_replica import LocalReplica
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.access.keys import ScryptCost
 from instgenie_server.routes.keys import PIXELS

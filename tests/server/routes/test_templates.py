@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from instgenie.errors import ReplicaError
-from instgenie.local_replica import LocalReplica
 from instgenie.orders import Pixels, WarmOrder, WarmReport
+from instgenie.replica.local_replica import LocalReplica
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.access.keys import ScryptCost
 from instgenie_server.settings import AuthSettings, Settings

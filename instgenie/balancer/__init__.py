@@ -1,0 +1,1 @@
+"""Which replica an edit goes to, decided without I/O. See README.md."""

@@ -1,0 +1,44 @@
+"""What an edit takes of a device's memory, told before it is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from instgenie.editor import Editor
+from instgenie.prepared_edit import PreparedEdit
+
+_STATE_TENSORS = 5  # [L, C] float32: latents, clean latents, two noises, predicted latents
+# Hidden states, Q, K, V, modulation and MLP of one block, in channels of a hidden state: one block is alive at a time.
+_ACTIVATIONS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class EditSize:
+    """Prices edits of one model.
+
+    Attributes:
+        text_tokens: of a short prompt.
+        state_bytes: an image token's, between steps.
+        row_bytes: a computed token's, in a step.
+    """
+
+    text_tokens: int
+    state_bytes: int
+    row_bytes: int
+
+    @classmethod
+    def of(cls, editor: Editor) -> Self:
+        """For an editor that does not work yet."""
+        forward = editor.checkpoint.forward
+        channels = int(forward.transformer.config.in_channels)
+        hidden = forward.num_heads * forward.head_dim
+        return cls(
+            editor.encoder.text_tokens(), 4 * _STATE_TENSORS * channels, _ACTIVATIONS * hidden * forward.dtype.itemsize
+        )
+
+    def num_bytes(self, prepared: PreparedEdit) -> int:
+        """Of an edit, from its encoding until it is decoded."""
+        index = prepared.index
+        rows = prepared.passes * (self.text_tokens + index.num_active)
+        return index.num_tokens * self.state_bytes + rows * self.row_bytes

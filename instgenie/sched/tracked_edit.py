@@ -1,0 +1,48 @@
+"""An edit as the scheduler sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from instgenie.sched.task import EditTask, Route
+
+# waiting: for its encoding. opening: being encoded, or its template looked up. ready: waits for its admission. running:
+# takes steps. parked: cannot read what its template's lane has made so far, and waits until the template is complete.
+# finished: waits for its decoding. decoding: being decoded, and gone after that.
+Phase = Literal["waiting", "opening", "ready", "running", "parked", "finished", "decoding"]
+
+
+@dataclass(slots=True)
+class TrackedEdit:
+    """Attributes:
+    template: whose records, or whose lane, serve it.
+    first_step: the template's step that its first step needs.
+    taken: steps.
+    turn: its place in line, from its encoding on.
+    number: of its admission, counted over all edits.
+    """
+
+    task: EditTask
+    phase: Phase = "waiting"
+    route: Route = "records"
+    template: str = ""
+    first_step: int = 0
+    taken: int = 0
+    turn: float = 0.0
+    number: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Tokens that its next step computes."""
+        return self.task.rows(self.route)
+
+    @property
+    def steps_left(self) -> int:
+        """Steps that it has to take."""
+        return self.task.steps - self.taken
+
+    @property
+    def template_step(self) -> int:
+        """The template's step that its next step needs."""
+        return self.first_step + self.taken

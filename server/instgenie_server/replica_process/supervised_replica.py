@@ -1,0 +1,320 @@
+"""One replica for the server, though the process behind it ends and another one takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+import structlog
+
+from instgenie.errors import ReplicaError, ReplicaLostError
+from instgenie.orders import (
+    EditOrder,
+    EditOutcome,
+    HeldTemplate,
+    ModelCard,
+    Replica,
+    ReplicaStats,
+    StepReport,
+    WarmOrder,
+    WarmReport,
+)
+from instgenie_server.jobs.kept_tasks import KeptTasks
+from instgenie_server.presence import Presence
+from instgenie_server.processes.kept_process import Life
+from instgenie_server.processes.restarts import Restarts
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+ANSWER_SECONDS = 10.0
+GIVE_UP_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+class LinkedReplica(Replica, Protocol):
+    """A replica behind a connection."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone for good, and whatever is asked fails."""
+        ...
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no new orders: it will end once it has done those that it has."""
+        ...
+
+    async def wait_leaving(self) -> None:
+        """Wait until it takes no new orders, or is closed."""
+        ...
+
+    async def wait_closed(self) -> str:
+        """Wait until the connection is gone for good, whichever way: the reason."""
+        ...
+
+
+class Host(Protocol):
+    """Where replicas run."""
+
+    async def ready(self) -> Life:
+        """The life of the process there, once it can be connected to."""
+        ...
+
+    def give_up(self, life: Life) -> None:
+        """That process has been out of reach for long: another one is to take its place, if that can be arranged."""
+        ...
+
+
+class Elsewhere:
+    """A replica that somebody else starts: whether it runs, connecting tells."""
+
+    async def ready(self) -> Life:
+        """See `Host`; such a life never ends."""
+        return Life(None)
+
+    def give_up(self, life: Life) -> None:
+        """See `Host`. It is not ours to end."""
+
+
+class SupervisedReplica:
+    """A `Replica` that connects to the process on its host again and again.
+
+    While there is none, edits and warm-ups fail at once with `ReplicaLostError`, as those do that it was busy with
+    when it went; whoever can wait does so by `presence`. Questions about templates wait for it a little. Templates
+    that were pinned are pinned again on the next one.
+
+    As an async context manager it lets go of the replica at the end.
+
+    Attributes:
+        presence: whether there is one.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        connect: Callable[[], Awaitable[LinkedReplica]],
+        restarts: Restarts | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+        give_up_seconds: float = GIVE_UP_SECONDS,
+    ) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            connect: raises `ReplicaError` where there is nothing to connect to.
+            restarts: pauses between attempts to connect.
+            answer_seconds: that a question about templates waits for a replica that is away, and that a new one has
+                to pin templates before it gets edits.
+            give_up_seconds: that a process may be there and not be reached.
+        """
+        self.presence = Presence(is_there=False)
+        self._host, self._connect = host, connect
+        self._answer_seconds, self._give_up_seconds = answer_seconds, give_up_seconds
+        self._pauses = restarts or Restarts(random.random)
+        self._replica: LinkedReplica | None = None
+        self._last: LinkedReplica | None = None  # says what is served and what it costs while there is none
+        self._pinned: set[str] = set()
+        self._reason = "it is not there yet"
+        self._tasks = KeptTasks()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Wait until there is one, however long that takes."""
+        self._task = self._tasks.start(self._run(), "the replica's connection")
+        await self.presence.wait()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def model(self) -> ModelCard:
+        """See `Replica`."""
+        return self._known().model
+
+    def predicted_seconds(self, order: EditOrder) -> float:
+        """See `Replica`."""
+        return self._known().predicted_seconds(order)
+
+    async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
+        """See `Replica`.
+
+        Raises:
+            ReplicaLostError: there is no replica, or not any more.
+        """
+        replica = self._present()
+        try:
+            return await replica.edit(order, report)
+        except ReplicaError as error:
+            raise self._told(error, replica) from error
+
+    async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
+        """See `Replica`.
+
+        Raises:
+            ReplicaLostError: there is no replica, or not any more.
+        """
+        replica = self._present()
+        try:
+            await replica.warm(order, report)
+        except ReplicaError as error:
+            raise self._told(error, replica) from error
+
+    async def pin(self, keys: Iterable[str]) -> int:
+        """See `Replica`."""
+        wanted = set(keys)
+        self._pinned |= wanted
+        return await self._asked(lambda replica: replica.pin(wanted)) if wanted else 0
+
+    async def unpin(self, keys: Iterable[str]) -> None:
+        """See `Replica`. With a replica that is away, its pins have gone."""
+        wanted = set(keys)
+        self._pinned -= wanted
+        if wanted and self._replica is not None:
+            with suppress(ReplicaLostError):
+                await self._asked(lambda replica: replica.unpin(wanted))
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        """See `Replica`."""
+        wanted = set(keys)
+        self._pinned -= wanted
+        if wanted:
+            await self._asked(lambda replica: replica.forget(wanted))
+
+    async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
+        """See `Replica`."""
+        wanted = set(keys)
+        return await self._asked(lambda replica: replica.held(wanted)) if wanted else {}
+
+    async def stats(self) -> ReplicaStats:
+        """See `Replica`.
+
+        Raises:
+            ReplicaLostError: there is no replica.
+        """
+        return await self._present().stats()
+
+    async def drain(self) -> None:
+        """See `Replica`. One that is away has nothing to finish."""
+        if self._replica is not None:
+            await self._replica.drain()
+
+    async def close(self) -> None:
+        """See `Replica`. A second time it does nothing."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        tried: Life | None = None
+        while True:
+            life = await self._host.ready()
+            if life is not tried:
+                tried, since = life, time.monotonic()
+            try:
+                replica = await self._connect()
+            except ReplicaError as error:
+                self._reason = str(error)
+                pause_seconds = self._pauses.seconds_after(0)
+                log.warning("the replica cannot be reached", reason=str(error), next_try_seconds=pause_seconds)
+                if time.monotonic() - since >= self._give_up_seconds:
+                    self._host.give_up(life)
+                await asyncio.sleep(pause_seconds)
+                continue
+            came_at = time.monotonic()
+            try:
+                await self._serve(replica, life)
+                self._reason = life.reason or await replica.wait_closed()
+                log.warning("the replica is gone: edits wait for the next one", reason=self._reason)
+            finally:
+                self._let_go(replica)
+                await replica.close()
+            tried = None
+            if not life.ended.is_set():  # nobody says when it is worth trying again
+                await asyncio.sleep(self._pauses.seconds_after(time.monotonic() - came_at))
+
+    async def _serve(self, replica: LinkedReplica, life: Life) -> None:
+        """Be this replica until it is gone; one that drains only finishes what it has."""
+        leaving, closed, ended = ends = (
+            asyncio.create_task(replica.wait_leaving()),
+            asyncio.create_task(replica.wait_closed()),
+            asyncio.create_task(life.ended.wait()),
+        )
+        try:
+            await self._pin_again(replica)
+            card = replica.model
+            log.info("connected to the replica", model=card.name, revision=card.revision, device=card.device)
+            self._last = replica
+            if not (replica.is_draining or replica.closed):
+                self._replica = replica
+                self.presence.change(is_there=True)
+            await asyncio.wait({leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
+            self._let_go(replica)
+            if not (replica.closed or life.ended.is_set()):
+                log.info("the replica takes no more edits: it finishes those that it has")
+            await asyncio.wait({closed, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+
+    async def _pin_again(self, replica: LinkedReplica) -> None:
+        """Have it keep what the one before kept. A cache that hangs does not keep edits waiting."""
+        wanted = set(self._pinned)
+        if not wanted:
+            return
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await replica.pin(wanted)
+                if given_up := wanted - self._pinned:  # meanwhile
+                    await replica.unpin(given_up)
+        except (TimeoutError, ReplicaError) as error:
+            log.warning("templates may not be pinned again", templates=len(wanted), reason=repr(error))
+
+    def _known(self) -> LinkedReplica:
+        assert self._last is not None, "it was started"
+        return self._last
+
+    def _present(self) -> LinkedReplica:
+        if self._replica is None:
+            raise ReplicaLostError(f"there is no replica at the moment: {self._reason}")
+        return self._replica
+
+    async def _waited_for(self) -> LinkedReplica:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._answer_seconds):
+                await self.presence.wait()
+        return self._present()
+
+    async def _asked(self, question: Callable[[LinkedReplica], Awaitable[T]]) -> T:
+        """The answer to a question, which waits for a replica a little.
+
+        Raises:
+            ReplicaLostError: there is none, or it went before it answered.
+        """
+        replica = await self._waited_for()
+        try:
+            return await question(replica)
+        except ReplicaError as error:
+            raise self._told(error, replica) from error
+
+    def _told(self, error: ReplicaError, replica: LinkedReplica) -> ReplicaError:
+        """What came of work on a replica, by what has become of that."""
+        if replica.is_draining or replica.closed:
+            self._let_go(replica)  # now: who asks again at once is not to be sent there again
+        return error if replica is self._replica else ReplicaLostError("the replica ended before it was done")
+
+    def _let_go(self, replica: LinkedReplica) -> None:
+        if self._replica is replica:
+            self._replica = None
+            self.presence.change(is_there=False)

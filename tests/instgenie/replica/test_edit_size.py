@@ -1,0 +1,33 @@
+"""What an edit takes of a device's memory."""
+
+from __future__ import annotations
+
+from instgenie.checkpoint import Checkpoint
+from instgenie.replica.edit_size import EditSize
+from tests.instgenie.batches import Rider
+from tests.instgenie.edits import an_editor
+
+
+def test_size_grows_with_what_is_computed(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    size = EditSize.of(editor)
+    small, halo, one_pass, all_of_it = (
+        size.num_bytes(editor.prepare(rider.request))
+        for rider in (Rider(), Rider(halo=1), Rider(guidance=1.0), Rider(box=(0, 0, 64, 64)))
+    )
+    assert one_pass < small < halo < all_of_it
+    editor.close()
+
+
+def test_size_is_of_the_right_magnitude(builtin_kind: Checkpoint) -> None:
+    """State: five tensors of 64 tokens at least; a step: 24 tensors of 32 channels for each token and pass."""
+    editor = an_editor(builtin_kind)
+    size, prepared = EditSize.of(editor), editor.prepare(Rider().request)
+    with editor.encode(prepared) as edit:
+        state = edit.state
+        assert size.num_bytes(prepared) >= 5 * state.latents.nbytes
+        rows = 2 * (size.text_tokens + prepared.index.num_active)
+        assert size.row_bytes == 24 * 32 * 4
+        assert size.num_bytes(prepared) == 64 * size.state_bytes + rows * size.row_bytes
+    assert size.text_tokens == len(builtin_kind.prompts.encode(["an edit"])[0].states)
+    editor.close()
