@@ -10,6 +10,7 @@ InstGenIEError
  +- DeadlineError          an edit that cannot be done by its deadline
  +- ReplicaError           a replica could not do its work
  |   +- ReplicaLostError    it ended or is out of reach: the same order may succeed once it is back
+ |       +- ReplicaAwayError   it was away already: the order was not begun
  +- CheckpointError        the model folder cannot be read or is of no known family
  +- ShapeError             tensors whose shapes do not belong together
 """
@@ -59,6 +60,10 @@ class ReplicaError(InstGenIEError):
 
 class ReplicaLostError(ReplicaError):
     """A replica that ended, or that cannot be reached any more, before the work was done: no fault of the order."""
+
+
+class ReplicaAwayError(ReplicaLostError):
+    """There is no replica at the moment: the work was not begun."""
 
 
 class CheckpointError(InstGenIEError):

@@ -17,6 +17,7 @@ from instgenie.pipeline.direct_load import DirectLoad
 from instgenie.pipeline.load_queue import LoadQueue
 from instgenie.pipeline.loading_step import LoadingStep, LoadUser, Right
 from instgenie.pipeline.step_source import Loaded, StepSource, load_error, read_blocks
+from instgenie.tracing import current_tracer
 from instgenie_cache import CacheError
 
 log = logging.getLogger(__name__)
@@ -254,7 +255,10 @@ class Loader:
                 self._queue.wait(step, number, is_awaited=True)
                 self._wake()
                 try:
-                    self._changed.wait_for(lambda: block.copy is not None or step.error is not None or self._is_closed)
+                    with current_tracer().span("load wait", block=number):
+                        self._changed.wait_for(
+                            lambda: block.copy is not None or step.error is not None or self._is_closed
+                        )
                 finally:
                     self._queue.wait(step, number, is_awaited=False)
             if (taken := step.take(user, number)) is not None:

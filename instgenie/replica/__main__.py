@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from instgenie.errors import InstGenIEError
+from instgenie.errors import InstGenIEError, ReplicaError
 from instgenie.idle_threads import let_idle_threads_sleep
 from instgenie.replica.process import run_replica
 from instgenie.replica.replica_settings import ReplicaSettings
@@ -134,6 +134,9 @@ def serve(
         configure_logging(log_level, log_format)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run_replica(settings, _tell))
+    except ReplicaError as error:  # of its work: whoever keeps it running starts another one
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
     except (_UsageError, InstGenIEError, CacheError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error

@@ -8,7 +8,7 @@ from typing import Self
 from instgenie.editor import Editor
 from instgenie.prepared_edit import PreparedEdit
 
-_STATE_TENSORS = 5  # [L, C] float32: latents, clean latents, two noises, predicted latents
+_STATE_TENSORS = 5  # [L, C] float32: latents, clean latents, two noises, and inputs that are kept
 # Hidden states, Q, K, V, modulation and MLP of one block, in channels of a hidden state: one block is alive at a time.
 _ACTIVATIONS = 24
 

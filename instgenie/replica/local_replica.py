@@ -93,6 +93,7 @@ class LocalReplica:
         self._records = ReplicaRecords(editor)
         self._numbers = itertools.count()
         self._calls: set[Call] = set()
+        self._watchers: set[Call] = set()
         self._prefetching: set[asyncio.Task[None]] = set()
         self._refusal: str | None = None  # why nothing is done any more
         self._is_draining = False
@@ -205,6 +206,21 @@ class LocalReplica:
             self._idle.clear()
             await self._idle.wait()
 
+    async def watch(self) -> None:
+        """Wait until the runner can go on no more, or the replica is closed.
+
+        Raises:
+            ReplicaError: the reason.
+        """
+        watcher = Call(asyncio.get_running_loop())
+        self._watchers.add(watcher)
+        try:
+            if self._refusal is not None:
+                raise ReplicaError(self._refusal)
+            await watcher.future
+        finally:
+            self._watchers.discard(watcher)
+
     async def close(self) -> None:
         """See `Replica`."""
         self._refuse("the replica was closed")
@@ -220,7 +236,7 @@ class LocalReplica:
     def _refuse(self, reason: str) -> None:
         """Fail what runs and waits, and whatever comes. Any thread may call it."""
         self._refusal = reason
-        for call in list(self._calls):
+        for call in [*self._calls, *self._watchers]:
             call.fail(ReplicaError(reason))
 
     @contextmanager

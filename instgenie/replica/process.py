@@ -6,9 +6,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from instgenie.orders import Replica
 from instgenie.replica.replica_settings import ReplicaSettings
@@ -63,6 +63,7 @@ async def run_replica(
         CheckpointError: the folder holds no usable model.
         CacheError: an address cannot be had.
         ParameterError: the trace file cannot be written.
+        ReplicaError: the replica can go on no more.
     """
     ending = _Ending()
     async with AsyncExitStack() as stack:
@@ -77,7 +78,7 @@ async def run_replica(
             await service.start()
             ending.is_serving = True
             ready(service.addresses)
-            await ending.asked.wait()
+            await _first(ending.asked.wait(), _watched(replica))
             log.info("ending: edits in progress are finished")
             await service.drain()
             left = await service.wait_fetched(settings.grace_seconds)
@@ -85,6 +86,32 @@ async def run_replica(
                 log.warning("%d results were not fetched in %g s and are lost", left, settings.grace_seconds)
         finally:
             await service.close()
+
+
+@runtime_checkable
+class _Watchable(Protocol):
+    async def watch(self) -> None:
+        """See `LocalReplica`."""
+        ...
+
+
+async def _watched(replica: Replica) -> None:
+    """Wait until the replica fails, if it can tell."""
+    if isinstance(replica, _Watchable):
+        await replica.watch()
+    await asyncio.Event().wait()
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them is done, and raise what it raised."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from instgenie.errors import DeadlineError, InvalidInputError, TemplateNotCachedError
+from instgenie.errors import DeadlineError, InvalidInputError, ReplicaAwayError, TemplateNotCachedError
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
@@ -58,6 +58,8 @@ class ObservedReplica:
             raise
         except DeadlineError:
             self._metrics.count_edit_failure("expired")
+            raise
+        except ReplicaAwayError:  # it has not begun
             raise
         except Exception:
             self._metrics.count_edit_failure("failed")

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from instgenie.errors import DeadlineError, ReplicaError, ReplicaLostError
+from instgenie.errors import DeadlineError, ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, EditOutcome, Replica, StepReport
 from instgenie_server.jobs.errors import JobStoreError, PictureFileError
 from instgenie_server.jobs.event_log import EventKind
@@ -263,6 +263,8 @@ class Dispatcher:
         if isinstance(error, DeadlineError):
             await self._expire(job.id)
             return None
+        if isinstance(error, ReplicaAwayError):  # it went while the order was made: that was no attempt
+            return await self._until_stored(lambda: self._store.requeue(job.id, counts=False))
         failure = lasting_failure(error)
         if failure is None:
             unforeseen = None if isinstance(error, ReplicaLostError) else error

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar
 
 import structlog
 
-from instgenie.errors import ReplicaError, ReplicaLostError
+from instgenie.errors import ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
@@ -85,9 +85,9 @@ class Elsewhere:
 class SupervisedReplica:
     """A `Replica` that connects to the process on its host again and again.
 
-    While there is none, edits and warm-ups fail at once with `ReplicaLostError`, as those do that it was busy with
-    when it went; whoever can wait does so by `presence`. Questions about templates wait for it a little. Templates
-    that were pinned are pinned again on the next one.
+    While there is none, edits and warm-ups fail at once with `ReplicaAwayError`, and with `ReplicaLostError` those that
+    it was busy with when it went; whoever can wait does so by `presence`. Questions about templates wait for it a
+    little. Templates that were pinned are pinned again on the next one.
 
     As an async context manager it lets go of the replica at the end.
 
@@ -149,7 +149,8 @@ class SupervisedReplica:
         """See `Replica`.
 
         Raises:
-            ReplicaLostError: there is no replica, or not any more.
+            ReplicaAwayError: there is no replica.
+            ReplicaLostError: there is none any more.
         """
         replica = self._present()
         try:
@@ -161,7 +162,8 @@ class SupervisedReplica:
         """See `Replica`.
 
         Raises:
-            ReplicaLostError: there is no replica, or not any more.
+            ReplicaAwayError: there is no replica.
+            ReplicaLostError: there is none any more.
         """
         replica = self._present()
         try:
@@ -199,7 +201,7 @@ class SupervisedReplica:
         """See `Replica`.
 
         Raises:
-            ReplicaLostError: there is no replica.
+            ReplicaAwayError: there is no replica.
         """
         return await self._present().stats()
 
@@ -287,7 +289,7 @@ class SupervisedReplica:
 
     def _present(self) -> LinkedReplica:
         if self._replica is None:
-            raise ReplicaLostError(f"there is no replica at the moment: {self._reason}")
+            raise ReplicaAwayError(f"there is no replica at the moment: {self._reason}")
         return self._replica
 
     async def _waited_for(self) -> LinkedReplica:
@@ -300,7 +302,8 @@ class SupervisedReplica:
         """The answer to a question, which waits for a replica a little.
 
         Raises:
-            ReplicaLostError: there is none, or it went before it answered.
+            ReplicaAwayError: there is none.
+            ReplicaLostError: it went before it answered.
         """
         replica = await self._waited_for()
         try:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from instgenie.pipeline.copies import Copies
 from instgenie.pipeline.step_source import Loaded
+from instgenie.tracing import open_trace
 from tests.cache.tiered import wait_until
 from tests.instgenie.pipeline.loading import CPU, RECORD_BYTES, DeviceCopies, Source, a_loader, compute, load, release
 
@@ -100,3 +104,14 @@ def test_a_load_takes_what_its_copy_takes_where_that_is_longer_than_reading() ->
         assert [load.ms for load in loaded] == [pytest.approx(8.0, abs=7)] * 2
         compute(one, range(2))
         one.release()
+
+
+def test_a_trace_shows_which_blocks_were_waited_for(tmp_path: Path) -> None:
+    with open_trace(tmp_path / "trace.json"), a_loader(0) as loader:  # a block is read when it is needed, not before
+        one = load(loader, Source("a"), range(2, 5))
+        one.payload(2)
+        one.payload(2)  # is there
+        one.payload(4)
+        one.release()
+    spans = [event for event in json.loads((tmp_path / "trace.json").read_text()) if event["ph"] == "X"]
+    assert [(span["name"], span["args"]["block"]) for span in spans] == [("load wait", 2), ("load wait", 4)]

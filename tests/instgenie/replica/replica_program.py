@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
+from instgenie.errors import ReplicaError
 from instgenie.orders import EditOrder, EditOutcome, StepReport
 from instgenie.replica.process import run_replica
 from instgenie.replica.replica_settings import ReplicaSettings
@@ -37,6 +38,25 @@ class SteppingReplica(ScriptedReplica):
             report(StepReport(step, steps))
             await asyncio.sleep(0.01)
         return EditOutcome(order.picture.data, self.begins[order.id], order.picture.height, TIMINGS)
+
+
+class FailingReplica(SteppingReplica):
+    """Can go on no more once an edit whose prompt says so has taken a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = asyncio.Event()
+
+    async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
+        """See `Replica`."""
+        if order.prompt == "fail":
+            self.failed.set()
+        return await super().edit(order, report)
+
+    async def watch(self) -> None:
+        """See `LocalReplica`."""
+        await self.failed.wait()
+        raise ReplicaError("the device is on fire")
 
 
 class ReplicaProcess:
@@ -84,7 +104,7 @@ def without_model(socket: Path, grace_seconds: float = 10.0) -> ReplicaProcess:
 
 @asynccontextmanager
 async def _open(_: ReplicaSettings) -> AsyncIterator[ScriptedReplica]:
-    yield SteppingReplica()
+    yield FailingReplica()
 
 
 def _tell(addresses: Sequence[Address]) -> None:
@@ -93,4 +113,7 @@ def _tell(addresses: Sequence[Address]) -> None:
 
 if __name__ == "__main__":
     settings = ReplicaSettings(listen=(Address(path=sys.argv[1]),), grace_seconds=float(sys.argv[2]))
-    asyncio.run(run_replica(settings, _tell, _open))
+    try:
+        asyncio.run(run_replica(settings, _tell, _open))
+    except ReplicaError as error:
+        sys.exit(f"error: {error}")

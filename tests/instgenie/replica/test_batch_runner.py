@@ -159,16 +159,17 @@ async def test_runner_that_fails_tells_all_callers_at_once(rig: Rig) -> None:
     await gate.reached()
     await rig.submitted(3)
     warming = asyncio.create_task(rig.warm(7))
+    watching = asyncio.create_task(rig.replica.watch())
 
     def schedule(now: float) -> StepBatch:
         raise KeyError(f"a fault of ours at {now}")
 
     rig.replica._runner._scheduler.schedule = schedule  # type: ignore[method-assign]
     gate.open()
-    results = await asyncio.gather(*edits, warming, return_exceptions=True)
+    results = await asyncio.gather(*edits, warming, watching, return_exceptions=True)
     assert len({str(result) for result in results}) == 1
     assert str(results[0]).startswith("the replica failed: KeyError: 'a fault of ours at")
-    for call in (rig.edit(RIDER), rig.warm()):
+    for call in (rig.edit(RIDER), rig.warm(), rig.replica.watch()):
         with pytest.raises(ReplicaError, match="a fault of ours"):
             await call
     await rig.replica.drain()

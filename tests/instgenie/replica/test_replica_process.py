@@ -65,6 +65,18 @@ async def test_replica_is_killed_with_eight_edits_in_flight(process: ReplicaProc
     await remote.close()
 
 
+async def test_replica_that_can_go_on_no_more_ends_and_its_edits_fail(process: ReplicaProcess) -> None:
+    """Else it would refuse whatever comes for ever, and nobody would start another one."""
+    remote = await RemoteReplica.connect(process.address)
+    edits = await running(remote, *(an_order(f"{n}", steps=1000) for n in range(2)))
+    last = remote.edit(an_order("last", steps=1000, prompt="fail"), ignore)
+    results = await asyncio.gather(*edits, last, return_exceptions=True)
+    assert {type(result) for result in results} == {ReplicaError}
+    code, log = await asyncio.to_thread(process.end)
+    assert (code, "the device is on fire" in log) == (1, True)
+    await remote.close()
+
+
 async def test_replica_that_is_told_to_end_finishes_what_it_took(process: ReplicaProcess) -> None:
     remote = await RemoteReplica.connect(process.address)
     edits = await running(remote, *(an_order(f"{n}", steps=50) for n in range(4)))

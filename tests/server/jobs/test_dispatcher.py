@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from instgenie.errors import DeadlineError, MaskError, ReplicaError, ReplicaLostError
+from instgenie.errors import DeadlineError, MaskError, ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, EditOutcome, StepReport
 from instgenie_server.jobs.dispatcher import DispatcherSettings, ReadPicture
 from instgenie_server.jobs.errors import JobStoreError
@@ -270,6 +270,15 @@ async def test_a_job_that_loses_every_replica_fails(bench: Bench, replica: Manua
     failed = await bench.end(job)
     assert (failed.state, failed.attempts, failed.detail["code"]) == (JobState.FAILED, MAX_ATTEMPTS, "edit_failed")
     assert "it was killed" in failed.detail["message"]
+
+
+async def test_attempts_that_find_no_replica_do_not_count(bench: Bench, replica: ManualReplica) -> None:
+    job = await bench.submit()
+    for _ in range(MAX_ATTEMPTS + 1):
+        (await started(replica, job)).fail(ReplicaAwayError("it was killed before"))
+    (await started(replica, job)).succeed()
+    ended = await bench.end(job)
+    assert (ended.state, ended.attempts) == (JobState.DONE, 1)
 
 
 async def test_stopped_while_jobs_are_held_up(bench: Bench, replica: ManualReplica) -> None:

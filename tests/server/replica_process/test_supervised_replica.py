@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from instgenie.errors import MaskError, ReplicaError, ReplicaLostError
+from instgenie.errors import MaskError, ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, Pixels, WarmOrder
 from instgenie_server.processes.restarts import Restarts
 from instgenie_server.replica_process.supervised_replica import Elsewhere, SupervisedReplica
@@ -39,7 +39,7 @@ async def test_it_is_there_once_the_process_is(host: FakeHost, replica: Supervis
     starting = asyncio.create_task(replica.start())
     await asyncio.sleep(0)
     assert not replica.presence.is_there
-    with pytest.raises(ReplicaLostError, match="not there yet"):
+    with pytest.raises(ReplicaAwayError, match="not there yet"):
         await replica.edit(ORDER, lambda _: None)
     host.run()
     await starting
