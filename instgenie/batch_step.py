@@ -71,7 +71,8 @@ def run_step(
             steps = _open(edits, dense)
         marks = None if planner is None or lanes else marks_on(forward.device)
         try:
-            with tracer.span("compute", edits=len(edits), lanes=len(segments)):
+            names = " ".join(edit.name for edit in edits) if tracer.is_on else ""
+            with tracer.span("compute", edits=len(edits), lanes=len(segments), names=names):
                 _compute(forward, edits, steps, segments, marks)
             served = [edit.keep_step(step) for edit, step in zip(edits, steps, strict=True)]
             break

@@ -114,12 +114,16 @@ class Editor:
         """
         return self.encoder.prepare(request)
 
-    def encode(self, prepared: PreparedEdit, timings: EditTimings | None = None) -> RunningEdit:
-        """The edit before its first step. It computes all tokens, unless it is told where to take records from."""
+    def encode(self, prepared: PreparedEdit, timings: EditTimings | None = None, name: str = "") -> RunningEdit:
+        """The edit before its first step. It computes all tokens, unless it is told where to take records from.
+
+        Args:
+            name: what traces call it.
+        """
         timings = timings or EditTimings()
-        with phase(timings, "encode_ms"):
+        with phase(timings, "encode_ms", name):
             state, template = self.encoder.encode(prepared)
-        return RunningEdit(
+        running = RunningEdit(
             self.checkpoint,
             prepared.request,
             prepared.window,
@@ -129,6 +133,8 @@ class Editor:
             self.shelf.drop_useless,
             self.shelf.planner,
         )
+        running.name = name
+        return running
 
     def dense(self, request: EditRequest) -> EditResult:
         """The same edit with every token computed."""

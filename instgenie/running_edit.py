@@ -54,6 +54,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         state: what it carries from step to step.
         device_ms: of the device's time, what this edit's share of its steps took.
         lane: its template's, where it computes with what that one records.
+        name: what traces call it.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         self._on_close, self._planner = on_close, planner
         self._reader: TemplateReader | None = None
         self.lane: Lane | None = None
+        self.name = ""
         self.taken: list[TakenStep] = []
         self.device_ms = 0.0
         self._shapes = segment_shapes(state)
@@ -274,10 +276,14 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
 
 @contextmanager
-def phase(timings: EditTimings, name: str) -> Iterator[None]:
-    """Add the time that the block takes to a field of `timings`."""
+def phase(timings: EditTimings, name: str, edit: str = "") -> Iterator[None]:
+    """Add the time that the block takes to a field of `timings`, and to the trace.
+
+    Args:
+        edit: what the trace calls the edit.
+    """
     started = time.perf_counter()
     yield
     seconds = time.perf_counter() - started
     setattr(timings, name, getattr(timings, name) + 1000 * seconds)
-    current_tracer().add_span(name.removesuffix("_ms"), started, seconds)
+    current_tracer().add_span(name.removesuffix("_ms"), started, seconds, edit=edit)

@@ -194,7 +194,7 @@ class BatchRunner:
         if (prepared := job.prepared) is None:  # the caller has left
             self._scheduler.cancel(job.id)
             return
-        job.edit = self._editor.encode(prepared)
+        job.edit = self._editor.encode(prepared, name=job.name)
         await_device(self._editor.checkpoint.forward.device)  # what it takes is the encoding's, not the next step's
         job.prepared = None
         job.preview_steps = preview_steps(job.edit.steps, job.previews)
@@ -311,7 +311,7 @@ class BatchRunner:
         assert edit is not None
         while job.snapshots:
             self._decode_preview(job)
-        with phase(edit.timings, "decode_ms"):
+        with phase(edit.timings, "decode_ms", job.name):
             canvas = edit.decode(edit.state.latents)
         self._learn(edit)
         self._scheduler.drop(job.id)

@@ -24,6 +24,9 @@ _FIRST_OTHER_TRACK = 1 << 22  # Linux numbers threads below
 class TraceFile:
     """Chrome trace JSON, an array of events, one a line, written by a thread of its own.
 
+    A file of that name is replaced; but one that a process left unfinished, which may tell why it died, is kept under
+    another name.
+
     Whatever ends the process, readers take the file: its closing bracket is missing then, and at most half a second of
     events. Those that come faster than they are written, or find no room on the disk, are dropped and counted.
     """
@@ -45,6 +48,7 @@ class TraceFile:
         self._track_numbers: dict[Track, int] = {}
         self._written_bytes = 0
         try:
+            _keep_unfinished(path)
             self._file = path.open("wb", buffering=0)
             try:
                 self._append("[\n" + name_json("process_name", process, self._pid, 0))
@@ -144,3 +148,14 @@ class TraceFile:
                 self._file.seek(self._written_bytes)
             raise
         self._written_bytes += written_bytes
+
+
+def _keep_unfinished(path: Path) -> None:
+    """Give a trace without its closing bracket another name: with the time of its last event."""
+    if not path.is_file() or not (size := path.stat().st_size):
+        return
+    with path.open("rb") as file:
+        file.seek(max(0, size - 16))
+        if file.read().rstrip().endswith(b"]"):
+            return
+    path.rename(path.with_name(f"{path.stem}.{path.stat().st_mtime_ns}{path.suffix}"))

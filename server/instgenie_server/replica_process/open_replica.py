@@ -50,6 +50,8 @@ async def open_replica(engine: EngineSettings, cache: CacheSettings, log_level: 
         async with _own_replica(engine, cache, log_level) as own:
             yield own
     else:
+        if engine.trace is not None:
+            log.warning("engine.trace has no effect: what a replica at an address notes is its own setting")
         async with _replica_at(Address.parse(engine.replica), secret_of(engine)) as other:
             yield other
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from instgenie.replica.output_file import encode_picture
 from instgenie.sched.limits import BatchLimits
 from instgenie.sched.step_batch import StepBatch
 from instgenie.text import Prompt, PromptEncoder
+from instgenie.tracing import open_trace
 from instgenie_cache import TemplateLease
 from tests.instgenie.batches import CountedStore, Rider
 from tests.instgenie.edits import an_editor, pixels, random_picture
@@ -551,3 +554,14 @@ async def test_replica_that_is_closed_while_a_store_answers_gives_the_answer_bac
         await closing
         assert rig.store.is_idle
         assert not rig.forward.calls
+
+
+async def test_a_trace_tells_which_edits_took_part(rig: Rig, tmp_path: Path) -> None:
+    with open_trace(tmp_path / "trace.json"):
+        await asyncio.gather(*(rig.edit(rider) for rider in (RIDER, *OTHERS)))
+    spans = [event for event in json.loads((tmp_path / "trace.json").read_text()) if event["ph"] == "X"]
+    names = {span["name"] for span in spans}
+    assert {"schedule", "encode", "assemble", "compute", "update", "decode", "finish"} <= names
+    assert {name for span in spans if span["name"] == "compute" for name in span["args"]["names"].split()}
+    for stage in ("encode", "decode", "finish"):
+        assert all(span["args"]["edit"] for span in spans if span["name"] == stage)

@@ -143,6 +143,18 @@ def test_a_killed_process_leaves_all_but_the_bracket(tmp_path: Path) -> None:
     assert [event["args"]["step"] for event in events if event["name"] == "compute"] == [0, 1, 2, 3, 4]
 
 
+def test_what_a_killed_process_left_is_kept_under_another_name(tmp_path: Path) -> None:
+    """It may tell why it died; a file that was closed is replaced."""
+    path = tmp_path / "trace.json"
+    run_program(KILLED, path)
+    left = path.read_bytes()
+    for _ in range(2):
+        TraceFile(path, "the next one").close()
+    (kept,) = set(tmp_path.iterdir()) - {path}
+    assert (kept.read_bytes(), kept.suffix) == (left, ".json")
+    assert json.loads(path.read_text())
+
+
 def test_a_process_that_ends_without_closing(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     ran = run_program(LEFT_OPEN, path)
