@@ -8,8 +8,8 @@ batches. d: throughput by size of batch and mask. `batching_*.py` say more.
 
 All of it runs in this process, through the replica that serves: real runner, real pictures, files included. Edits of c
 take fewer steps than the model's 20, so that there can be more of them: what is done once per edit weighs more than it
-would. `--quick` only shows that all parts run. With --out, `batching.json` is written there, and for c
-`batching_latency.svg`; with --only they have those parts alone.
+would. `--quick` only shows that all parts run. With --out, each part is written there, as `batching_joins.json`,
+`_overhead`, `_load` with `batching_latency.svg`, and `_sizes`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -65,30 +64,33 @@ QUICK = Amounts(join_steps=40, joins=1, overhead_edits=1, steps=2, arrivals=4, s
 async def measure(model: Path, parts: Sequence[str], amounts: Amounts, out: Path | None, console: Console) -> None:
     """Run the parts, print their tables and write what was measured."""
     workplace = Workplace(load_model(model))
-    content: dict[str, Any] = {"environment": environment(), "amounts": asdict(amounts)}
+
+    def write(name: str, measured: object) -> None:
+        if out:
+            content = {"environment": environment(), "amounts": asdict(amounts), name: measured}
+            (out / f"batching_{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         if "a" in parts:
             joins = await batching_joins.measure(workplace, Path(folder), amounts.join_steps, amounts.joins)
             console.print(batching_joins.table(joins))
-            content["joins"] = [asdict(row) for row in joins]
+            write("joins", [asdict(row) for row in joins])
         if "b" in parts:
             overheads = await batching_overhead.measure(
                 workplace, Path(folder), amounts.overhead_steps, amounts.overhead_edits
             )
             console.print(batching_overhead.table(overheads))
-            content["overhead"] = [asdict(row) for row in overheads]
+            write("overhead", [asdict(row) for row in overheads])
         if "c" in parts:
             load = await batching_poisson.measure(workplace, amounts.steps, amounts.arrivals)
             console.print(*batching_poisson.tables(load))
-            content["load"] = asdict(load)
+            write("load", asdict(load))
             if out:
                 batching_poisson.plot(load.rows, out / "batching_latency.svg")
         if "d" in parts:
             sizes = await batching_sizes.measure(workplace, Path(folder), amounts.size_steps, amounts.size_rounds)
             console.print(batching_sizes.table(sizes))
-            content["sizes"] = [asdict(row) for row in sizes]
-    if out:
-        (out / "batching.json").write_text(json.dumps(content, indent=1) + "\n")
+            write("sizes", [asdict(row) for row in sizes])
 
 
 def main() -> None:

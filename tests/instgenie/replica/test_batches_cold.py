@@ -204,22 +204,23 @@ async def test_edit_waits_for_a_lane_whose_steps_are_not_all_kept(builtin_kind: 
 
 async def test_edit_joins_the_warm_up_of_its_template(builtin_kind: Checkpoint) -> None:
     """A lane step at a time, so that the edit finds it begun. One that needs the records does not wait for them."""
-    rider = Rider(steps=9)
+    steps = 60  # so that the store has answered before the lane is done
+    rider = Rider(steps=steps)
     async with a_rig(builtin_kind, limits=BatchLimits(rows=1)) as rig:
         gate = rig.hold_at(1)
-        warming = asyncio.create_task(rig.warm(steps=9))
+        warming = asyncio.create_task(rig.warm(steps=steps))
         await gate.reached()
-        edit, only = rig.edit(rider), rig.edit(rider, cache="only")
+        only, edit = rig.edit(rider, cache="only"), rig.edit(rider)
         await rig.submitted(2)
         gate.open()
         outcome = await edit
         assert [report.outcome for report in await warming] == ["cold"]
         with pytest.raises(TemplateNotCachedError):
             await only
-        assert rig.recorded == 9
+        assert rig.recorded == steps
         assert (outcome.timings.cache, outcome.timings.dense_steps) == ("cold", 0)
         assert is_as_alone(outcome, builtin_kind, rider)
-        assert [report.outcome for report in await rig.warm(steps=9)] == ["hit"]
+        assert [report.outcome for report in await rig.warm(steps=steps)] == ["hit"]
 
 
 async def test_warm_up_packs_steps_while_nothing_else_runs(builtin_kind: Checkpoint) -> None:
