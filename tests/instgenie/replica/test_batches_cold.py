@@ -197,7 +197,7 @@ async def test_edit_waits_for_a_lane_whose_steps_are_not_all_kept(builtin_kind: 
             assert levels_between(outcome, expected.picture) <= 1
             assert outcome.timings.dense_steps == 0
             assert (outcome.timings.record_ms > 0) is (outcome.timings.cache == "cold")
-        assert outcomes[0].timings.cache == "cold"
+        assert "cold" in {outcome.timings.cache for outcome in outcomes}  # that of whichever was prepared first
         assert rig.recorded == STEPS
         assert (await rig.edit(RIDER)).timings.cache == "hit"
 
