@@ -54,7 +54,7 @@ class Ledger:
     "rounds",
     [
         pytest.param(3, marks=pytest.mark.timeout(400)),
-        pytest.param(12, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+        pytest.param(8, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
     ],
 )
 async def test_nothing_accepted_is_lost(tiny_builtin: Path, tmp_path: Path, rounds: int) -> None:
