@@ -8,10 +8,29 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from instgenie.errors import ParameterError
 
-def compute_device() -> torch.device:
-    """The first CUDA device, else the CPU."""
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+def compute_device(name: str | None = None) -> torch.device:
+    """A device of this machine.
+
+    Args:
+        name: cpu, cuda (the first one) or cuda:N; None is the first CUDA device, else the CPU.
+    Raises:
+        ParameterError: it is not there, or is of another kind.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda:0" if count else "cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (name != "cuda" and not (number.isascii() and number.isdecimal())):
+        raise ParameterError("device", f"is cpu, cuda or cuda:N, not {name!r}")
+    index = int(number or 0)
+    if index >= count:
+        raise ParameterError("device", f"there is no {kind}:{index} here, only {', '.join(describe_devices())}")
+    return torch.device(kind, index)
 
 
 def describe_devices() -> list[str]:

@@ -1,4 +1,4 @@
-"""From a model's folder to a model on this machine's best device."""
+"""From a model's folder to a model on a device of this machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def load_model(
     model: Path | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     threads: int | None = None,
+    device: str | None = None,
 ) -> Checkpoint:
     """Load a model. From then on this process is quiet about what libraries say in passing.
 
@@ -21,11 +22,13 @@ def load_model(
         model: folder in the diffusers format; None is the embedded model.
         dtype: auto measures which is faster.
         threads: of the CPU; None is one per core.
+        device: cpu, cuda or cuda:N; None is the best one.
     Raises:
         CheckpointError: the folder holds no usable model.
+        ParameterError: the device is not there.
     """
     quiet_libraries()
     if threads is not None:
         set_threads(threads)
-    device = compute_device()
-    return load_checkpoint(model or BUILTIN, dtype_of(dtype, device), device)
+    where = compute_device(device)
+    return load_checkpoint(model or BUILTIN, dtype_of(dtype, where), where)

@@ -2,43 +2,131 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instgenie.edit_cost import EditWork, edit_work
-from instgenie.mask import bounding_box
+from instgenie.mask import Mask, bounding_box
 from instgenie.orders import EditOrder, ModelCard
-from instgenie.window import choose_window
+from instgenie.window import Window, choose_window
+
+
+@dataclass(frozen=True, slots=True)
+class OrderWork:
+    """What an edit computes, its template's lane not counted.
+
+    Attributes:
+        window: the part of the picture that the model will see.
+        steps: to take; strength counts.
+        passes: of the model, each step.
+        active_tokens: image tokens of a pass that are computed where the template is warm.
+        total_tokens: image tokens of the window.
+    """
+
+    window: Window
+    steps: int
+    passes: int
+    active_tokens: int
+    total_tokens: int
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it leaves nothing to records."""
+        return self.active_tokens == self.total_tokens
+
+
+def order_work(order: EditOrder, model: ModelCard) -> OrderWork:
+    """The work of an edit: what the replica will find when it prepares it. An order that will be refused has no tokens.
+
+    Looks at every pixel of the mask: half a millisecond for a million of them, some 15 ms for 64 million.
+    """
+    mask = _mask_of(order)
+    window = _window_of(order, model, mask)
+    rows, columns = window.canvas_height // model.patch, window.canvas_width // model.patch
+    active = 0
+    if order.cache == "off":
+        active = rows * columns
+    elif mask is not None:
+        left, top, right, bottom = window.box
+        touched = _any_of_columns(_any_of_rows(mask[top:bottom, left:right], rows), columns)
+        active = int(np.count_nonzero(_widened(_widened(touched, order.halo, 0), order.halo, 1)))
+    steps = model.steps if order.steps is None else order.steps
+    return OrderWork(
+        window=window,
+        steps=max(1, ceil(steps * min(1.0, max(0.0, order.strength)) - 1e-9)),  # as of `flow_sigmas`
+        passes=_passes_of(order, model),
+        active_tokens=active,
+        total_tokens=rows * columns,
+    )
 
 
 def predicted_work(order: EditOrder, model: ModelCard) -> EditWork:
-    """The work of an edit whose template is warm; active tokens are those of the mask's bounding box.
+    """The work of an edit whose template is warm, as `EditCost` counts it."""
+    work = order_work(order, model)
+    return edit_work(
+        steps=work.steps,
+        passes=work.passes,
+        tokens_active=work.active_tokens,
+        tokens_total=work.total_tokens,
+        is_cold=False,
+    )
 
-    Looks at every pixel of the mask: milliseconds for one of 64 million.
-    """
-    total = (model.canvas_pixels // model.patch) ** 2
-    active = total if order.cache == "off" else min(total, _box_tokens(order, model))
-    passes = 1 if model.distilled or order.guidance == 1 else 2
-    steps = model.steps if order.steps is None else order.steps
-    steps = max(1, ceil(steps * min(1.0, max(0.0, order.strength))))
-    return edit_work(steps=steps, passes=passes, tokens_active=active, tokens_total=total, is_cold=False)
 
-
-def _box_tokens(order: EditOrder, model: ModelCard) -> int:
-    """Tokens of the mask's bounding box and its halo, in the window that the edit will see."""
+def _mask_of(order: EditOrder) -> Mask | None:
+    """[H, W]; None where it selects nothing of the picture."""
     width, height = order.picture.width, order.picture.height
     mask = np.frombuffer(order.mask, np.bool_)
-    if mask.size != width * height or not mask.any():
-        return 0  # refused later
-    box = bounding_box(mask.reshape(height, width)) if order.crop else (0, 0, width, height)
-    patch = model.patch
-    window = choose_window(width, height, box, patch, (model.canvas_pixels // patch) ** 2)
-    across, down = (
-        ceil((end - start) * canvas / extent / patch) + 2 * max(0, order.halo)
-        for start, end, canvas, extent in (
-            (box[0], box[2], window.canvas_width, window.width),
-            (box[1], box[3], window.canvas_height, window.height),
-        )
-    )
-    return across * down
+    return mask.reshape(height, width) if mask.size == width * height and mask.any() else None
+
+
+def _window_of(order: EditOrder, model: ModelCard, mask: Mask | None) -> Window:
+    width, height = order.picture.width, order.picture.height
+    if mask is None:
+        return Window(0, 0, width, height, model.canvas_pixels, model.canvas_pixels)
+    box = bounding_box(mask) if order.crop else (0, 0, width, height)
+    return choose_window(width, height, box, model.patch, (model.canvas_pixels // model.patch) ** 2)
+
+
+def _passes_of(order: EditOrder, model: ModelCard) -> int:
+    """Two where classifier-free guidance has two branches that differ."""
+    scale = model.guidance if order.guidance is None else order.guidance
+    return 1 if model.distilled or scale in (0, 1) or not order.prompt else 2
+
+
+def _any_of_rows(mask: Mask, parts: int) -> Mask:
+    """[H, W] -> [parts, W]: whether a masked pixel lies in, or partly in, each of equal parts of the height.
+
+    Line by line, which is 5 times as fast as reducing all at once.
+    """
+    result = np.empty((parts, mask.shape[1]), np.bool_)
+    for row, (start, end) in enumerate(_bounds(len(mask), parts).tolist()):
+        mask[start:end].any(0, out=result[row])
+    return result
+
+
+def _any_of_columns(mask: Mask, parts: int) -> Mask:
+    """[H, W] -> [H, parts], as `_any_of_rows`."""
+    # Reduced from each bound to the next: every second one is a part. The last end is an index, too.
+    padded = np.pad(mask, ((0, 0), (0, 1)))
+    result: Mask = np.logical_or.reduceat(padded, _bounds(mask.shape[1], parts).ravel(), axis=1)[:, ::2]
+    return result
+
+
+def _bounds(length: int, parts: int) -> NDArray[np.int64]:
+    """[parts, 2] from where to where each of equal parts of a side reaches, pixels that lie partly in it included."""
+    start = np.arange(parts) * length // parts
+    end = -(-np.arange(1, parts + 1) * length // parts)
+    return np.stack([start, end], axis=1)
+
+
+def _widened(tokens: Mask, halo: int, axis: int) -> Mask:
+    """Tokens that have a set one among those up to `halo` before or after them."""
+    length = tokens.shape[axis]
+    reach = min(max(0, halo), length)
+    counts = np.cumsum(np.pad(tokens, [(reach + 1, reach) if other == axis else (0, 0) for other in (0, 1)]), axis=axis)
+    last, before = np.arange(length) + 2 * reach + 1, np.arange(length)
+    widened: Mask = np.take(counts, last, axis) > np.take(counts, before, axis)
+    return widened

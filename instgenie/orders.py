@@ -164,6 +164,10 @@ class ModelCard:
         guidance: default scale; `distilled` says that it is an input of the model, not a second pass.
         canvas_pixels: side of the square that the model works best at.
         patch: side in pixels of the square that a token covers.
+        text_tokens: of a pass; 0 where that is not known.
+        step_bytes: that the records of one step of a whole canvas take where they are stored; 0 where that is not
+            known. With drift, templates have fewer of them than steps: then it is the most that a step may need.
+        batch_edits, batch_tokens: most edits in a step, and most tokens that it computes; 0 where that is not known.
     """
 
     name: str
@@ -175,6 +179,10 @@ class ModelCard:
     distilled: bool
     canvas_pixels: int
     patch: int
+    text_tokens: int = 0
+    step_bytes: int = 0
+    batch_edits: int = 0
+    batch_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +197,9 @@ class ReplicaStats:
         tokens: image and text tokens that the last step computed, over all passes.
         steps: steps run, each of the whole batch.
         edit_steps: of single edits: `edit_steps / steps` is the mean batch.
+        step_age_seconds: since what the device is at just now began: a step, encoding or decoding; 0 where it has
+            nothing to do. One that is much longer at it than `busy_seconds / steps`, and than anything may take, hangs:
+            the process answers nevertheless.
         busy_seconds: that steps took.
         stall_seconds: of them, waiting for records.
         done, failed, cancelled, expired: edits by their end.
@@ -201,6 +212,7 @@ class ReplicaStats:
     tokens: int = 0
     steps: int = 0
     edit_steps: int = 0
+    step_age_seconds: float = 0.0
     busy_seconds: float = 0.0
     stall_seconds: float = 0.0
     done: int = 0

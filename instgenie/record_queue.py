@@ -112,7 +112,7 @@ class QueuedWriter:
         is_computed = None
         if record.payload.is_cuda:
             is_computed = torch.cuda.Event()
-            is_computed.record()
+            is_computed.record(torch.cuda.current_stream(record.payload.device))
 
         def act() -> None:
             if self.error is None:

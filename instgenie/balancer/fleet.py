@@ -12,13 +12,14 @@ from instgenie.balancer.edit_demand import EditDemand
 from instgenie.balancer.replica_view import ReplicaProfile, ReplicaState, ReplicaView
 from instgenie.balancer.step_costs import StepCosts
 from instgenie.balancer.template_map import WARMTH, TemplateMap, Warmth
-from instgenie.orders import ReplicaStats, ServingTier
+from instgenie.orders import PhaseTimings, ReplicaStats, ServingTier
 
 
 class Fleet:
     """Replicas by id. Events say what happens to them; what is told of replicas that are not known is ignored.
 
-    Times are seconds on the caller's clock. An edit ends once: the caller tells of warmth before that.
+    Times are seconds on the caller's clock. Where none is told, it is that of the newest event. An edit ends once: the
+    caller tells of warmth before that.
     """
 
     def __init__(self, max_templates: int = 100_000) -> None:
@@ -28,6 +29,7 @@ class Fleet:
         self._rows_of_machine: dict[str, NDArray[np.int64]] = {}
         self._columns: Columns | None = None  # None: replicas came or went
         self._changed: set[str] = set()  # whose columns are old
+        self._now = 0.0
 
     def __len__(self) -> int:
         """Replicas, whatever their state."""
@@ -51,6 +53,7 @@ class Fleet:
         """A replica, or a new process in its place: nothing is on its device."""
         if profile.id in self._views:
             self.leave(profile.id)
+        self._tick(now)
         self._views[profile.id] = ReplicaView(profile, costs, now, state)
         self._columns = None
 
@@ -70,6 +73,7 @@ class Fleet:
         if view is None:
             return
         view.state = state
+        self._tick(now)
         if now is not None:
             view.heard_at = max(view.heard_at, now)
         if state == "gone":
@@ -83,6 +87,7 @@ class Fleet:
         """What its steps take now."""
         view = self._views.get(replica)
         if view is not None:
+            self._tick(now)
             view.learn_costs(costs, now)
             self._changed.add(replica)
             if self._columns is not None:
@@ -92,6 +97,7 @@ class Fleet:
         """What it says that it has."""
         view = self._views.get(replica)
         if view is not None:
+            self._tick(now)
             for demand in view.hear(stats, now):
                 self._templates.recorded(demand.template, demand.id, view.profile.machine)
             self._changed.add(replica)
@@ -108,7 +114,9 @@ class Fleet:
         if view is None:
             return
         machine = view.profile.machine
-        warmth = self._templates.at(demand.template, replica, machine) if demand.cache != "off" else Warmth.DENSE
+        warmth = Warmth.DENSE
+        if demand.cache != "off":
+            warmth = self._templates.at(demand.template, replica, machine, self._now)
         view.accept(demand, warmth)
         if warmth == Warmth.COLD:
             self._templates.records(demand.template, demand.id, replica, machine)
@@ -118,6 +126,7 @@ class Fleet:
         """An edit has taken so many steps there; 0 just before its first one."""
         view = self._views.get(replica)
         if view is not None:
+            self._tick(now)
             view.step(edit_id, step, now)
             self._changed.add(replica)
 
@@ -126,6 +135,7 @@ class Fleet:
         view = self._views.get(replica)
         if view is None:
             return
+        self._tick(now)
         demand = view.end(edit_id, now)
         if demand is not None:
             self._templates.recorded(demand.template, edit_id, view.profile.machine)
@@ -133,11 +143,34 @@ class Fleet:
 
     # Templates.
 
-    def warmed(self, replica: str, template: str, tier: ServingTier) -> None:
+    def learn(self, replica: str, edit_id: str, demand: EditDemand, timings: PhaseTimings, now: float) -> None:
+        """An edit was successful there, and says where its template's records were. `end` is to follow.
+
+        What it found when it began is not only believed: what was believed to be nearer, and told before that, was
+        wrong. Records on a disk or farther away come by the host tier, and are there now; so are those of a template
+        that the edit recorded itself. Records that were refused, or lost on the way, are nowhere.
+        """
+        view = self._views.get(replica)
+        if view is None or timings.cache == "off":
+            return
+        self._tick(now)
+        machine, began = view.profile.machine, view.began(edit_id)
+        found = None if timings.cache != "hit" or timings.tier is None else WARMTH[timings.tier]
+        if timings.cache != "hit" or found is not None:
+            for tier in WARMTH.values():
+                if found is None or tier < found:
+                    self._templates.evicted(demand.template, tier, replica, machine, now if began is None else began)
+        if found is not None:
+            self._templates.warmed(demand.template, found, replica, machine, now)
+        if timings.cache == "cold" or (found is not None and found > Warmth.HOST):
+            self._templates.warmed(demand.template, Warmth.HOST, replica, machine, now)
+
+    def warmed(self, replica: str, template: str, tier: ServingTier, now: float | None = None) -> None:
         """Its records are in this tier: of the replica's device, or of its machine."""
         view = self._views.get(replica)
         if view is not None:
-            self._templates.warmed(template, WARMTH[tier], replica, view.profile.machine)
+            self._tick(now)
+            self._templates.warmed(template, WARMTH[tier], replica, view.profile.machine, self._now)
 
     def evicted(self, replica: str, template: str, tier: ServingTier) -> None:
         """Its records are in this tier no more: of the replica's device, or of its machine."""
@@ -164,7 +197,7 @@ class Fleet:
             rows = self._rows_of_machine.get(machine)
             if rows is not None:
                 warmths[rows] = warmth
-        for replica, warmth in self._templates.on_replicas(demand.template):
+        for replica, warmth in self._templates.on_replicas(demand.template, self._now):
             row = self._rows.get(replica)
             if row is not None:
                 warmths[row] = warmth
@@ -187,3 +220,7 @@ class Fleet:
                 self._columns.write(self._rows[replica], self._views[replica])
         self._changed.clear()
         return self._columns
+
+    def _tick(self, now: float | None) -> None:
+        if now is not None and now > self._now:
+            self._now = now

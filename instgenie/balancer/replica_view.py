@@ -53,12 +53,14 @@ class Backlog:
 class _Edit:
     """Attributes:
     end: the replica's step after which it is done; None until it runs.
+    began: when that was told, on the caller's clock.
     """
 
     demand: EditDemand
     warmth: Warmth
     price: EditPrice
     end: int | None = None
+    began: float | None = None
 
     def steps_left(self, taken: int) -> int:
         """When the replica has taken so many."""
@@ -93,6 +95,11 @@ class ReplicaView:
         """Edits that were sent from here and are not over: those that have begun, then those that wait."""
         return [edit.demand for edit in chain(self._running.values(), self._waiting.values())]
 
+    def began(self, edit_id: str) -> float | None:
+        """When an edit was told to have begun; None where that was not told."""
+        edit = self._running.get(edit_id)
+        return None if edit is None else edit.began
+
     def accept(self, demand: EditDemand, warmth: Warmth) -> None:
         """An edit was sent there.
 
@@ -110,6 +117,7 @@ class ReplicaView:
         edit = self._waiting.pop(edit_id, None)
         if edit is not None:
             self._running[edit_id] = edit
+            edit.began = now
         elif (edit := self._running.get(edit_id)) is None:
             return
         left = edit.demand.steps - step

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, isfinite
 from types import MappingProxyType
 from typing import Self, TypeVar
 
@@ -22,13 +23,26 @@ _TINY = 1e-300
 Seconds = TypeVar("Seconds", float, NDArray[np.float64])
 
 
+def _check(*seconds: float) -> None:
+    for value in seconds:
+        if not (isfinite(value) and value >= 0):
+            raise ValueError(f"{value} is no number of seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenSeconds:
-    """Seconds that a segment adds to a step, over all blocks, by its `block_features` but for the first."""
+    """Seconds that a segment adds to a step, over all blocks, by its `block_features` but for the first.
+
+    Raises:
+        ValueError: a number below 0 or not finite.
+    """
 
     row: float
     pair: float = 0.0
     context: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.row, self.pair, self.context)
 
     def of(self, shape: SegmentShape) -> float:
         """Of one segment."""
@@ -38,10 +52,17 @@ class TokenSeconds:
 
 @dataclass(frozen=True, slots=True)
 class LoadSeconds:
-    """Seconds of loading what a step needs: for all its records whatever their size, and for each byte."""
+    """Seconds of loading what a step needs: for all its records whatever their size, and for each byte.
+
+    Raises:
+        ValueError: a number below 0 or not finite.
+    """
 
     step: float
     byte: float
+
+    def __post_init__(self) -> None:
+        _check(self.step, self.byte)
 
     def of(self, num_bytes: int) -> float:
         """Of so many bytes; nothing takes no time."""
@@ -64,6 +85,9 @@ class StepCosts:
         masked, full: what segments add that compute some tokens, and all of them.
         loads: by tier; a tier that is missing takes no time.
         edge_seconds: of an edit, beside its steps: encoding and decoding.
+
+    Raises:
+        ValueError: a number below 0 or not finite.
     """
 
     base_seconds: float
@@ -71,6 +95,9 @@ class StepCosts:
     full: TokenSeconds
     loads: Mapping[TierName, LoadSeconds]
     edge_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.base_seconds, self.edge_seconds)
 
     @classmethod
     def from_edit_cost(
@@ -114,8 +141,9 @@ def planned_seconds(masked: Seconds, more_in_full: Seconds, load: Seconds) -> Se
 
 def _over_blocks(model: CostModel, kind_of_segment: SegmentShape) -> tuple[float, TokenSeconds]:
     """A step's base, and what a segment of this kind adds; the head is as much slower as the first block."""
-    parts = [(_factor(model, kind, kind_of_segment), model.blocks[kind]) for kind in model.kinds]
-    parts.append((parts[0][0], model.overhead))
+    factors = {kind: _factor(model, kind, kind_of_segment) for kind in model.blocks}
+    parts = [(count * factors[kind], model.blocks[kind]) for kind, count in Counter(model.kinds).items()]
+    parts.append((factors[model.kinds[0]], model.overhead))
     base, row, pair, context = (
         fsum(factor * cost for factor, cost in zip((factor for factor, _ in parts), costs, strict=True)) / 1000
         for costs in zip(*((fit.base_ms, fit.row_ms, fit.pair_ms, fit.context_ms) for _, fit in parts), strict=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
+from typing import TypeVar
 
 from instgenie.orders import ServingTier
 
@@ -31,48 +33,61 @@ WARMTH: dict[ServingTier, Warmth] = {
     "object": Warmth.OBJECT,
 }
 
+DEVICE_SECONDS = 600.0
+
+Place = TypeVar("Place")
+
 
 @dataclass(slots=True)
 class _Places:
     """Attributes:
-    devices: replicas that have it on the device.
-    shared: tiers that have it, by machine.
+    devices: replicas that have it on the device, and when that was told last.
+    shared: tiers that have it, by machine, and when that was told last.
     recording: replica and edit that record it, by machine.
     """
 
-    devices: set[str] = field(default_factory=set)
-    shared: dict[str, set[Warmth]] = field(default_factory=dict)
+    devices: dict[str, float] = field(default_factory=dict)
+    shared: dict[str, dict[Warmth, float]] = field(default_factory=dict)
     recording: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class TemplateMap:
-    """Knows what it was told. Beyond so many templates it forgets those of which nothing was told longest."""
+    """Knows what it was told. Beyond so many templates it forgets those of which nothing was told longest.
 
-    def __init__(self, max_templates: int = 100_000) -> None:
-        self._max_templates = max_templates
+    That a template is on a device is believed for a while only: devices have room for few, and nobody says what they
+    let go of. Tiers below are believed until something else is told: an edit that goes there in vain says so.
+
+    Times are seconds on the caller's clock.
+    """
+
+    def __init__(self, max_templates: int = 100_000, device_seconds: float = DEVICE_SECONDS) -> None:
+        """Args:
+        device_seconds: that a template is taken to be on a device, unless it is told again.
+        """
+        self._max_templates, self._device_seconds = max_templates, device_seconds
         self._places: dict[str, _Places] = {}  # the longest untold first
 
     def __len__(self) -> int:
         """Templates of which something is known."""
         return len(self._places)
 
-    def warmed(self, template: str, tier: Warmth, replica: str, machine: str) -> None:
+    def warmed(self, template: str, tier: Warmth, replica: str, machine: str, now: float) -> None:
         """Its records are in this tier."""
         places = self._told(template)
         if tier == Warmth.DEVICE:
-            places.devices.add(replica)
+            places.devices[replica] = now
         else:
-            places.shared.setdefault(machine, set()).add(tier)
+            places.shared.setdefault(machine, {})[tier] = now
 
-    def evicted(self, template: str, tier: Warmth, replica: str, machine: str) -> None:
-        """Its records are in this tier no more."""
+    def evicted(self, template: str, tier: Warmth, replica: str, machine: str, since: float = inf) -> None:
+        """Its records were not in this tier at a time: what was told after that stays."""
         places = self._places.get(template)
         if places is None:
             return
         if tier == Warmth.DEVICE:
-            places.devices.discard(replica)
+            _forget_older(places.devices, replica, since)
         elif machine in places.shared:
-            places.shared[machine].discard(tier)
+            _forget_older(places.shared[machine], tier, since)
             if not places.shared[machine]:
                 del places.shared[machine]
         self._drop_if_empty(template, places)
@@ -91,7 +106,7 @@ class TemplateMap:
     def forget_device(self, replica: str) -> None:
         """A replica's device has nothing any more."""
         for template, places in list(self._places.items()):
-            places.devices.discard(replica)
+            places.devices.pop(replica, None)
             self._drop_if_empty(template, places)
 
     def forget_machine(self, machine: str) -> None:
@@ -101,9 +116,9 @@ class TemplateMap:
             places.recording.pop(machine, None)
             self._drop_if_empty(template, places)
 
-    def at(self, template: str, replica: str, machine: str) -> Warmth:
+    def at(self, template: str, replica: str, machine: str, now: float) -> Warmth:
         """How it serves an edit on a replica."""
-        on_replicas, on_machines = dict(self.on_replicas(template)), dict(self.on_machines(template))
+        on_replicas, on_machines = dict(self.on_replicas(template, now)), dict(self.on_machines(template))
         return on_replicas.get(replica, on_machines.get(machine, Warmth.COLD))
 
     def on_machines(self, template: str) -> Iterator[tuple[str, Warmth]]:
@@ -116,7 +131,7 @@ class TemplateMap:
             for machine, tiers in places.shared.items():
                 yield machine, min(tiers)
 
-    def on_replicas(self, template: str) -> Iterator[tuple[str, Warmth]]:
+    def on_replicas(self, template: str, now: float) -> Iterator[tuple[str, Warmth]]:
         """Replicas that are better off than their machine.
 
         For the edits of the replica that records it, it is as if the records were in the host tier.
@@ -125,8 +140,9 @@ class TemplateMap:
         if places is not None:
             for replica, _ in places.recording.values():
                 yield replica, Warmth.HOST
-            for replica in places.devices:
-                yield replica, Warmth.DEVICE
+            for replica, told in places.devices.items():
+                if now - told <= self._device_seconds:
+                    yield replica, Warmth.DEVICE
 
     def _told(self, template: str) -> _Places:
         places = self._places.pop(template, None) or _Places()
@@ -138,3 +154,8 @@ class TemplateMap:
     def _drop_if_empty(self, template: str, places: _Places) -> None:
         if not (places.devices or places.shared or places.recording):
             del self._places[template]
+
+
+def _forget_older(told: dict[Place, float], place: Place, since: float) -> None:
+    if told.get(place, inf) <= since:
+        told.pop(place, None)

@@ -26,7 +26,7 @@ class Marks(Protocol):
 
 def marks_on(device: torch.device, clock: Clock = time.perf_counter) -> Marks:
     """Marks of the device's current stream; on the CPU, which does its work at once, of the clock in seconds."""
-    return _StreamMarks() if device.type == "cuda" else _ClockMarks(clock)
+    return _StreamMarks(device) if device.type == "cuda" else _ClockMarks(clock)
 
 
 class _ClockMarks:
@@ -44,12 +44,13 @@ class _ClockMarks:
 class _StreamMarks:
     """Events: a clock of the host's would tell when work was launched."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._events: list[torch.cuda.Event] = []
 
     def add(self) -> None:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         self._events.append(event)
 
     def intervals_ms(self) -> list[float]:

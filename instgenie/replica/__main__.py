@@ -48,6 +48,9 @@ def serve(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="auto measures which is faster.")
     ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.", show_default="the best one")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Of the CPU.", show_default="one per core")
     ] = None,
@@ -100,7 +103,7 @@ def serve(
         Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else JSON lines.")
     ] = "auto",
 ) -> None:
-    """Edit for front ends on this machine's best device, until SIGTERM or Ctrl-C.
+    """Edit for front ends on a device of this machine, until SIGTERM or Ctrl-C.
 
     Each option has an environment variable: INSTGENIE_REPLICA_ and its name in capitals.
     """
@@ -113,6 +116,7 @@ def serve(
             secret=_secret(secret_name, secret_file),
             model=model,
             dtype=dtype,
+            device=device,
             threads=threads,
             cache=None if cache is None else _address("cache", cache),
             cache_secret=_secret(cache_secret_name, cache_secret_file),

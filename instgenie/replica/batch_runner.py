@@ -15,13 +15,13 @@ from functools import partial
 from PIL import Image
 
 from instgenie.batch_step import BatchOutcome, LaneStep, run_step
-from instgenie.edit_cost import EditCost, EditWork
 from instgenie.editor import Editor
 from instgenie.errors import DeadlineError, InstGenIEError, ReplicaError, TemplateNotCachedError
 from instgenie.host import await_device
 from instgenie.orders import EditOutcome, PhaseTimings, ReplicaStats, StepReport
 from instgenie.replica.job import EditJob
 from instgenie.replica.lane_desk import LaneDesk, OnWarmed
+from instgenie.replica.learned_costs import LearnedCosts
 from instgenie.replica.mailbox import Mailbox
 from instgenie.replica.output_file import encode_picture, preview_steps
 from instgenie.running_edit import RunningEdit, phase
@@ -74,8 +74,9 @@ class BatchRunner:
         self._finishing: set[EditJob] = set()  # their files are being made
         self._acts: deque[Callable[[], None]] = deque()  # of callers, beside edits
         self._counts = _Counts()
+        self._began_at: float | None = None  # the turn that the thread is at; None while there is nothing to do
         self._is_stopping = False
-        self.cost = EditCost()
+        self.costs = LearnedCosts()
         self._finishers = ThreadPoolExecutor(_FINISHING_THREADS, "pictures")
         self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
 
@@ -105,11 +106,11 @@ class BatchRunner:
 
     def forget_costs(self) -> None:
         """Learn anew what edits cost, from the next one on."""
-        self.cost = EditCost()
+        self.costs = LearnedCosts()
 
     def stats(self) -> ReplicaStats:
         """What it does just now; of the moment, where the runner is at work."""
-        counts, phases = self._counts, self._scheduler.counts()
+        counts, phases, began_at = self._counts, self._scheduler.counts(), self._began_at
         return ReplicaStats(
             waiting=phases.waiting + phases.opening + phases.ready,
             running=phases.running + phases.parked,
@@ -118,6 +119,7 @@ class BatchRunner:
             tokens=counts.tokens,
             steps=counts.steps,
             edit_steps=counts.edit_steps,
+            step_age_seconds=0.0 if began_at is None else max(0.0, self._clock() - began_at),
             busy_seconds=counts.busy_seconds,
             stall_seconds=counts.stall_seconds,
             done=counts.done,
@@ -149,6 +151,7 @@ class BatchRunner:
             self._on_failure(f"the replica failed: {type(error).__name__}: {error}")
 
     def _turn(self) -> None:
+        self._began_at = self._clock()
         for message in self._mailbox.take():
             message()
         tracer, now = current_tracer(), self._clock()
@@ -157,6 +160,7 @@ class BatchRunner:
         for ended in batch.ended:
             self._end(ended)
         if batch.is_empty and not self._acts:
+            self._began_at = None
             wakes_at = self._scheduler.next_deadline()
             self._mailbox.wait(None if wakes_at is None else max(0.0, wakes_at - now))
             return
@@ -313,7 +317,7 @@ class BatchRunner:
             self._decode_preview(job)
         with phase(edit.timings, "decode_ms", job.name):
             canvas = edit.decode(edit.state.latents)
-        self._learn(edit)
+        self.costs.observe(edit)
         self._scheduler.drop(job.id)
         del self._jobs[job.id]
         self._finishing.add(job)
@@ -379,14 +383,6 @@ class BatchRunner:
                 batch=edit.batch,
             ),
         )
-
-    def _learn(self, edit: RunningEdit) -> None:
-        """What the edit took of the device's time."""
-        timings, passes = edit.timings, edit.passes
-        masked_steps = edit.steps - timings.dense_steps
-        tokens = passes * (masked_steps * timings.tokens_active + timings.dense_steps * timings.tokens_total)
-        seconds = (edit.device_ms + timings.encode_ms + timings.decode_ms) / 1000
-        self.cost.observe(EditWork(passes * edit.steps, tokens), seconds)
 
     def _finished(self, job: EditJob, *, is_done: bool, is_failed: bool) -> None:
         self._finishing.discard(job)

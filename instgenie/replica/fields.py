@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from types import NoneType, UnionType
@@ -14,8 +15,7 @@ T = TypeVar("T")
 
 def to_fields(value: object, without: frozenset[str] = frozenset()) -> dict[str, Any]:
     """A dataclass as a map, and those within it; fields that are named in `without` are left out, at every level."""
-    assert is_dataclass(value)
-    return {f.name: _plain(getattr(value, f.name), without) for f in fields(value) if f.name not in without}
+    return {name: _plain(getattr(value, name), without) for name in _hints(type(value)) if name not in without}
 
 
 def read_fields(kind: type[T], header: object, **known: object) -> T:
@@ -25,16 +25,19 @@ def read_fields(kind: type[T], header: object, **known: object) -> T:
         known: fields that came otherwise, and are not in the map.
 
     Raises:
-        ProtocolError: no map, or a field of it is missing, unknown or of a wrong type.
+        ProtocolError: no map, or a field of it is missing, unknown, of a wrong type, or not to be in that dataclass.
     """
-    hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes no type variable's class as hashable
+    hints = _hints(kind)
     if not isinstance(header, dict):
         raise ProtocolError(f"{kind.__name__} is a map, not {repr(header)[:80]}")
     if wrong := header.keys() ^ (hints.keys() - known.keys()):
         name = sorted(map(str, wrong))[0]
         raise ProtocolError(f"{kind.__name__} {'lacks' if name in hints else 'has no field'} {name[:40]!r}")
     read = {name: _read(hints[name], value, f"{kind.__name__}.{name}") for name, value in header.items()}
-    return kind(**read, **known)
+    try:
+        return kind(**read, **known)
+    except ValueError as error:
+        raise ProtocolError(f"{kind.__name__} is not to be: {error}") from error
 
 
 def _plain(value: Any, without: frozenset[str]) -> Any:
@@ -42,11 +45,17 @@ def _plain(value: Any, without: frozenset[str]) -> Any:
         return to_fields(value, without)
     if isinstance(value, (tuple, list)):
         return [_plain(item, without) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(item, without) for name, item in value.items()}
     return value
 
 
-@lru_cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
+    return _found_hints(kind)  # type: ignore[arg-type]  # mypy does not take every class as hashable
+
+
+@lru_cache
+def _found_hints(kind: type[Any]) -> dict[str, Any]:
     found = get_type_hints(kind)
     return {f.name: found[f.name] for f in fields(kind)}
 
@@ -62,6 +71,9 @@ def _read(hint: Any, value: Any, name: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
             return tuple(_read(kind, item, name) for kind, item in zip(kinds, value, strict=True))
+    elif origin is Mapping and type(value) is dict:
+        named, kind = arguments
+        return {_read(named, key, name): _read(kind, item, f"{name}.{key}") for key, item in value.items()}
     elif origin is Literal:
         if type(value) is str and value in arguments:
             return value

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from instgenie.balancer.step_costs import StepCosts
 from instgenie.editor import Editor
 from instgenie.errors import ReplicaError
 from instgenie.load_planner import load_planner
@@ -30,7 +31,7 @@ from instgenie.orders import (
     WarmReport,
 )
 from instgenie.prepared_edit import PreparedEdit
-from instgenie.records import dtype_name
+from instgenie.records import RecordForm, dtype_name
 from instgenie.replica.batch_runner import BatchRunner, as_replica_error
 from instgenie.replica.default_limits import default_limits
 from instgenie.replica.edit_size import EditSize
@@ -73,21 +74,10 @@ class LocalReplica:
         """
         self._editor = editor
         self._costs_folder, self._plans = costs_folder, plans
-        checkpoint = editor.checkpoint
-        self._model = ModelCard(
-            name=checkpoint.settings.name,
-            revision=checkpoint.revision,
-            dtype=dtype_name(checkpoint.forward.dtype),
-            device=device,
-            steps=checkpoint.settings.steps,
-            guidance=checkpoint.settings.guidance,
-            distilled=checkpoint.distilled,
-            canvas_pixels=round(checkpoint.codec.patch * checkpoint.settings.canvas_tokens**0.5),
-            patch=checkpoint.codec.patch,
-        )
         self._size = EditSize.of(editor)
         kept_bytes = editor.shelf.loader.budget_bytes
-        limits = limits or default_limits(checkpoint)
+        limits = limits or default_limits(editor.checkpoint)
+        self._model = _model_card(editor, device, self._size.text_tokens, limits)
         self._runner = BatchRunner(editor, limits, kept_bytes, self._refuse)
         self._preparers = ThreadPoolExecutor(_PREPARING_THREADS, "prepare")
         self._records = ReplicaRecords(editor)
@@ -107,13 +97,14 @@ class LocalReplica:
         return self._model
 
     @property
-    def seconds_per_token(self) -> float:
-        """What `predicted_seconds` counts with just now."""
-        return self._runner.cost.seconds_per_token
+    def costs(self) -> StepCosts:
+        """What steps take just now: as calibrated, where that could be trusted, else as learned from edits."""
+        planner = self._editor.shelf.planner
+        return self._runner.costs.step_costs(None if planner is None else planner.costs)
 
     def predicted_seconds(self, order: EditOrder) -> float:
-        """See `Replica`. Active tokens are those of the mask's bounding box, the template is taken as warm."""
-        return self._runner.cost.predict(predicted_work(order, self._model))
+        """See `Replica`. The template is taken as warm."""
+        return self._runner.costs.edit_cost.predict(predicted_work(order, self._model))
 
     async def calibrate(self) -> None:
         """Run a short edit, so that the first one finds the device warm and its cost known; then measure for plans."""
@@ -332,3 +323,26 @@ class LocalReplica:
     def _load_planner(self) -> None:
         editor = self._editor
         editor.plan_steps(load_planner(editor.checkpoint, editor.codec, self._costs_folder))
+
+
+def _model_card(editor: Editor, device: str, text_tokens: int, limits: BatchLimits) -> ModelCard:
+    checkpoint = editor.checkpoint
+    settings, forward, patch = checkpoint.settings, checkpoint.forward, checkpoint.codec.patch
+    canvas_pixels = round(patch * settings.canvas_tokens**0.5)
+    tokens = (canvas_pixels // patch) ** 2
+    form = RecordForm(forward.dtype, tokens, forward.num_heads, forward.head_dim, forward.num_blocks, editor.codec)
+    return ModelCard(
+        name=settings.name,
+        revision=checkpoint.revision,
+        dtype=dtype_name(forward.dtype),
+        device=device,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        distilled=checkpoint.distilled,
+        canvas_pixels=canvas_pixels,
+        patch=patch,
+        text_tokens=text_tokens,
+        step_bytes=form.step_bytes,
+        batch_edits=limits.edits,
+        batch_tokens=limits.rows,
+    )

@@ -7,11 +7,12 @@ masks, prompts, results, lists of keys. README.md lists the messages.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import msgpack
 
+from instgenie.balancer.step_costs import StepCosts
 from instgenie.errors import (
     DeadlineError,
     InstGenIEError,
@@ -35,6 +36,7 @@ from instgenie.orders import (
     WarmReport,
 )
 from instgenie.replica.fields import read_fields, to_fields
+from instgenie.replica.speed import Speed
 from instgenie_cache.errors import ProtocolError
 from instgenie_cache.keys import content_digest
 
@@ -45,6 +47,7 @@ MAX_KEYS = 100_000  # in one question
 MAX_BOXES = 1024  # of a warm-up; more do not fit into a header
 MAX_NAME_CHARACTERS = 200  # of an order's id
 _MAX_MESSAGE_CHARACTERS = 4000
+_SPEED = tuple(field.name for field in fields(Speed))
 
 Order = EditOrder | WarmOrder
 Report = StepReport | WarmReport
@@ -99,13 +102,19 @@ class Welcome:
     Attributes:
         instance: this run of the process; another one knows nothing of the orders of this one.
         is_draining: it takes no new orders.
-        seconds_per_token: what `EditCost` has learned.
+        seconds_per_token, costs: as in `Speed`.
     """
 
     instance: str
     model: ModelCard
     is_draining: bool
     seconds_per_token: float
+    costs: StepCosts
+
+    @property
+    def speed(self) -> Speed:
+        """How fast it is."""
+        return Speed(self.seconds_per_token, self.costs)
 
 
 # Orders. Texts may be longer than a header, and need not be valid Unicode: the replica says so, as any other does.
@@ -215,28 +224,27 @@ def decode_report(header: Mapping[str, Any], payload: bytes) -> Report:
 # Ends of orders, and errors, of orders or of other requests.
 
 
-def encode_outcome(outcome: EditOutcome | None, seconds_per_token: float) -> Body:
+def encode_outcome(outcome: EditOutcome | None, speed: Speed) -> Body:
     """The end of an edit, or of a warm-up, which has no outcome."""
     if outcome is None:
-        return Body({"end": "warm", "seconds_per_token": seconds_per_token})
-    fields = {"end": "edit", "seconds_per_token": seconds_per_token, **to_fields(outcome, frozenset({"image"}))}
-    return Body(fields, (outcome.image,))
+        return Body({"end": "warm", **to_fields(speed)})
+    return Body({"end": "edit", **to_fields(speed), **to_fields(outcome, frozenset({"image"}))}, (outcome.image,))
 
 
-def decode_outcome(header: Mapping[str, Any], payload: bytes) -> tuple[EditOutcome | None, float]:
-    """What came of an order, and the replica's seconds per token by then.
+def decode_outcome(header: Mapping[str, Any], payload: bytes) -> tuple[EditOutcome | None, Speed]:
+    """What came of an order, and how fast the replica was by then.
 
     Raises:
         ProtocolError: it is malformed.
     """
-    factor = read_factor(header)
-    fields = _without(header, "end", "seconds_per_token")
+    speed = read_speed(header)
+    fields = _without(header, "end", *_SPEED)
     if header.get("end") == "warm" and not fields:
-        return None, factor
+        return None, speed
     if header.get("end") != "edit":
         raise ProtocolError(f"an end of no known kind: {repr(header.get('end'))[:40]}")
     timings = read_fields(PhaseTimings, fields.pop("timings", None))
-    return read_fields(EditOutcome, fields, image=payload, timings=timings), factor
+    return read_fields(EditOutcome, fields, image=payload, timings=timings), speed
 
 
 def encode_error(error: InstGenIEError) -> Body:
@@ -329,16 +337,13 @@ def _unpack(payload: memoryview) -> Any:
         raise ProtocolError(f"an unreadable payload: {repr(error)[:200]}") from error
 
 
-def read_factor(header: Mapping[str, Any]) -> float:
-    """Seconds per token.
+def read_speed(header: Mapping[str, Any]) -> Speed:
+    """The speed that a header tells, among other things.
 
     Raises:
-        ProtocolError: it is not told, or no positive number.
+        ProtocolError: it is not told, or no number of seconds.
     """
-    factor = header.get("seconds_per_token")
-    if type(factor) is not float or not 0 <= factor < float("inf"):
-        raise ProtocolError(f"seconds_per_token is not to be {repr(factor)[:40]}")
-    return factor
+    return read_fields(Speed, {name: header[name] for name in _SPEED if name in header})
 
 
 def _without(header: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ async def run_replica(
     Raises:
         CheckpointError: the folder holds no usable model.
         CacheError: an address cannot be had.
-        ParameterError: the trace file cannot be written.
+        ParameterError: the trace file cannot be written, or the device is not there.
         ReplicaError: the replica can go on no more.
     """
     ending = _Ending()
@@ -116,14 +116,15 @@ async def _first(*waits: Coroutine[Any, Any, object]) -> None:
 
 @asynccontextmanager
 async def open_replica(settings: ReplicaSettings) -> AsyncIterator[LocalReplica]:
-    """The model on this machine's best device, with its records, calibrated.
+    """The model on its device, with its records, calibrated.
 
     Raises:
         CheckpointError: the folder holds no usable model.
+        ParameterError: the device is not there.
     """
     from instgenie.load_model import load_model
 
-    checkpoint = await asyncio.to_thread(load_model, settings.model, settings.dtype, settings.threads)
+    checkpoint = await asyncio.to_thread(load_model, settings.model, settings.dtype, settings.threads, settings.device)
     # After the model, since how much memory is free decides how much is for records.
     store = await asyncio.to_thread(_open_store, settings, checkpoint.forward.device.type == "cuda")
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
+from instgenie.balancer.step_costs import StepCosts
 from instgenie.edit_cost import EditCost
 from instgenie.errors import ReplicaError
 from instgenie.order_work import predicted_work
@@ -33,7 +34,7 @@ from instgenie.replica.messages import (
     decode_outcome,
     encode_keys,
     encode_order,
-    read_factor,
+    read_speed,
 )
 from instgenie.replica.remote_calls import RemoteCalls
 from instgenie.replica.replica_link import GoneError, ReplicaLink, Way
@@ -81,7 +82,7 @@ class RemoteReplica:
         """Use `connect`."""
         self._way, self._settings, self._calls = way, settings, calls
         self._welcome = link.welcome
-        self._cost = EditCost(link.welcome.seconds_per_token)
+        self._speed = link.welcome.speed
         self._closed = asyncio.Event()
         calls.use(link)
         self._link = link  # the newest one
@@ -119,6 +120,11 @@ class RemoteReplica:
         return self._welcome.model
 
     @property
+    def costs(self) -> StepCosts:
+        """What its steps take, as it said last: with its hello, its stats, and each order's end."""
+        return self._speed.costs
+
+    @property
     def instance(self) -> str:
         """The run of the process that this object belongs to."""
         return self._welcome.instance
@@ -144,7 +150,7 @@ class RemoteReplica:
 
     def predicted_seconds(self, order: EditOrder) -> float:
         """See `Replica`. Told here, by what the replica last said of its speed."""
-        return self._cost.predict(predicted_work(order, self.model))
+        return EditCost(self._speed.seconds_per_token).predict(predicted_work(order, self.model))
 
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         """See `Replica`."""
@@ -184,7 +190,7 @@ class RemoteReplica:
         header, _ = await self._calls.ask(Body({"op": "stats"}))
         try:
             stats = read_fields(ReplicaStats, header.get("stats"))
-            self._learn(read_factor(header))
+            self._speed = read_speed(header)
         except ProtocolError as error:
             raise self._unreadable(error) from error
         return stats
@@ -208,16 +214,13 @@ class RemoteReplica:
     async def _order(self, order: Order, report: Callable[[Any], None]) -> EditOutcome | None:
         header, payload = await self._calls.ask(encode_order(order), order.id, report)
         try:
-            outcome, factor = decode_outcome(header, payload)
+            outcome, speed = decode_outcome(header, payload)
             if (outcome is None) == isinstance(order, EditOrder):
                 raise ProtocolError(f"the end of another kind of order: {repr(header.get('end'))[:40]}")
         except ProtocolError as error:
             raise self._unreadable(error) from error
-        self._learn(factor)
+        self._speed = speed
         return outcome
-
-    def _learn(self, seconds_per_token: float) -> None:
-        self._cost = EditCost(seconds_per_token)
 
     def _unreadable(self, error: object) -> ReplicaError:
         return ReplicaError(f"the replica at {self._way.address} answered what cannot be read: {error}")
@@ -242,6 +245,7 @@ class RemoteReplica:
                     until = 0.0
                 until = until or loop.time() + self._settings.reconnect_seconds
                 self._link = await self._come_back(reason, until)
+                self._speed = self._link.welcome.speed
                 self._calls.use(self._link)
         except ReplicaError as error:
             self._fail(f"the replica at {address} is gone: {error}")

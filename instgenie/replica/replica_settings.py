@@ -19,6 +19,7 @@ class ReplicaSettings:
     Attributes:
         secret: that front ends at a TCP address have to prove.
         model: folder in the diffusers format; None is the embedded model.
+        device: cpu, cuda or cuda:N; None is this machine's best one.
         threads: of the CPU; None is one per core.
         cache: a cache service's address; None keeps records in this process's memory.
         cache_secret: that the cache service asks for, over TCP.
@@ -36,6 +37,7 @@ class ReplicaSettings:
     secret: SharedSecret | None = None
     model: Path | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str | None = None
     threads: int | None = None
     cache: Address | None = None
     cache_secret: SharedSecret | None = None

@@ -12,6 +12,7 @@ from instgenie.errors import InstGenIEError, ReplicaError
 from instgenie.orders import EditOrder, Replica, WarmReport
 from instgenie.replica.kept_ends import KeptEnd, KeptEnds
 from instgenie.replica.messages import Body, Order, Report, encode_error, encode_outcome, encode_report
+from instgenie.replica.speed import Speed
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class RunningOrders:
         *,
         max_bytes: int,
         orphan_seconds: float,
-        seconds_per_token: Callable[[], float],
+        speed: Callable[[], Speed],
     ) -> None:
         """Args:
         max_bytes: of pictures and masks of all orders at a time; one alone may have more.
@@ -63,7 +64,7 @@ class RunningOrders:
         """
         self._replica, self._kept = replica, kept
         self._max_bytes, self._orphan_seconds = max_bytes, orphan_seconds
-        self._seconds_per_token = seconds_per_token
+        self._speed = speed
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # those of orders that were given up among them
         self._is_draining = False
@@ -196,9 +197,9 @@ class RunningOrders:
 
         order = running.order
         if isinstance(order, EditOrder):
-            return encode_outcome(await self._replica.edit(order, report), self._seconds_per_token())
+            return encode_outcome(await self._replica.edit(order, report), self._speed())
         await self._replica.warm(order, report)
-        return encode_outcome(None, self._seconds_per_token())
+        return encode_outcome(None, self._speed())
 
     def _report(self, running: _Running, report: Report) -> None:
         if self._running.get(running.order.id) is not running:

@@ -12,7 +12,6 @@ from typing import Any
 
 from instgenie.errors import InstGenIEError
 from instgenie.orders import Replica
-from instgenie.replica.cost_factor import seconds_per_token
 from instgenie.replica.fields import read_fields, to_fields
 from instgenie.replica.front_door import FrontDoor
 from instgenie.replica.kept_ends import KeptEnds
@@ -21,6 +20,7 @@ from instgenie.replica.pin_holders import PinHolders
 from instgenie.replica.running_orders import RunningOrders
 from instgenie.replica.service_limits import ServiceLimits
 from instgenie.replica.session import Session, SessionContext
+from instgenie.replica.speed import speed_of
 from instgenie_cache.errors import ProtocolError, ServiceError
 from instgenie_cache.service.listeners import Listener, listen_tcp, listen_unix
 from instgenie_cache.wire.address import Address
@@ -71,7 +71,7 @@ class ReplicaService:
             self._kept,
             max_bytes=limits.order_bytes,
             orphan_seconds=limits.orphan_seconds,
-            seconds_per_token=lambda: seconds_per_token(replica),
+            speed=lambda: speed_of(replica),
         )
         self._pins = PinHolders()
         self._context = SessionContext(replica, self._orders, self._kept, self._pins, limits, self.drain)
@@ -178,11 +178,13 @@ class ReplicaService:
             session.notice("draining")
 
     async def _welcome(self, sock: socket.socket, heard: Heard[Hello]) -> None:
+        speed = speed_of(self._replica)
         reply = Welcome(
             instance=self.instance,
             model=self._replica.model,
             is_draining=self._draining is not None,
-            seconds_per_token=seconds_per_token(self._replica),
+            seconds_per_token=speed.seconds_per_token,
+            costs=speed.costs,
         )
         await welcome(sock, heard.request_id, to_fields(reply))
 

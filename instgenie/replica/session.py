@@ -10,7 +10,6 @@ from typing import Any
 
 from instgenie.errors import InstGenIEError, ReplicaError
 from instgenie.orders import Replica
-from instgenie.replica.cost_factor import seconds_per_token
 from instgenie.replica.fields import to_fields
 from instgenie.replica.kept_ends import KeptEnd, KeptEnds
 from instgenie.replica.messages import (
@@ -28,6 +27,7 @@ from instgenie.replica.outbox import Outbox
 from instgenie.replica.pin_holders import PinHolders
 from instgenie.replica.running_orders import RunningOrders
 from instgenie.replica.service_limits import ServiceLimits
+from instgenie.replica.speed import speed_of
 from instgenie_cache.errors import ProtocolError
 from instgenie_cache.wire.connection import FrameConnection
 from instgenie_cache.wire.frames import Frame
@@ -229,8 +229,7 @@ class Session:
 
     async def _stats(self) -> Body:
         stats = await self._context.replica.stats()
-        factor = seconds_per_token(self._context.replica)
-        return Body({"stats": to_fields(stats), "seconds_per_token": factor})
+        return Body({"stats": to_fields(stats), **to_fields(speed_of(self._context.replica))})
 
     async def _drain(self) -> Body:
         await self._context.drain()

@@ -17,6 +17,7 @@ from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.app_keys import AUTHENTICATOR, CACHE_METRICS, IN_FLIGHT, METRICS, RATE_LIMITER, SETTINGS
 from instgenie_server.edit_service import EditService
 from instgenie_server.engine_slot import Engine, EngineSlot
+from instgenie_server.fleet.fleet_replica import FleetReplica
 from instgenie_server.in_flight import InFlight
 from instgenie_server.intake.decode import PictureDecoder
 from instgenie_server.jobs import DispatcherSettings, open_jobs
@@ -26,13 +27,13 @@ from instgenie_server.order_maker import OrderMaker
 from instgenie_server.presence import Presence
 from instgenie_server.record_cache.exposition import ServiceExposition
 from instgenie_server.record_cache.store import secret_of, service_address
-from instgenie_server.replica_process.supervised_replica import SupervisedReplica
 from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
 from instgenie_server.routes.keys import DECODER, ENGINE, PIXELS, UPLOADS
 from instgenie_server.settings import Settings
 from instgenie_server.template_registry import TemplateRegistry
 
 DRAIN_SECONDS = 10.0
+RUNNING_JOBS = 16  # on each replica
 
 OpenReplica = Callable[[], AbstractAsyncContextManager[Replica]]
 
@@ -97,9 +98,13 @@ async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncItera
     limits = settings.limits
     async with open_replica() as bare_replica:
         replica = ObservedReplica(bare_replica, app[METRICS])
-        presence = bare_replica.presence if isinstance(bare_replica, SupervisedReplica) else Presence()
+        fleet = bare_replica if isinstance(bare_replica, FleetReplica) else None
+        presence = Presence() if fleet is None else fleet.presence
+        if fleet is not None:
+            fleet.on_decision(app[METRICS].observe_decision)
+        running_jobs = limits.running_jobs or RUNNING_JOBS * (1 if fleet is None else fleet.size)
         orders = OrderMaker(app[DECODER], limits.pixel_bytes)
-        job_settings = DispatcherSettings(concurrency=limits.running_jobs)
+        job_settings = DispatcherSettings(concurrency=running_jobs)
         async with open_jobs(settings.data_dir, replica, orders.order, settings.retention, job_settings) as jobs:
 
             def begin_or_hold_up() -> None:
@@ -111,8 +116,15 @@ async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncItera
             warming = asyncio.create_task(templates.run(), name="templates")
             try:
                 return_seconds = settings.engine.return_seconds
-                edits = EditService(replica, jobs, limits.queue_seconds, presence, return_seconds)
-                yield Engine(replica, jobs, edits, templates, presence)
+                edits = EditService(
+                    replica,
+                    jobs,
+                    limits.queue_seconds,
+                    presence,
+                    return_seconds,
+                    num_replicas=lambda: 1 if fleet is None else max(1, fleet.num_ready),
+                )
+                yield Engine(replica, jobs, edits, templates, presence, fleet)
             finally:
                 warming.cancel()
                 with suppress(asyncio.CancelledError):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from instgenie.errors import DeadlineError, ReplicaError, ReplicaLostError, TemplateNotCachedError
+from instgenie.errors import DeadlineError, ReplicaAwayError, ReplicaError, ReplicaLostError, TemplateNotCachedError
 from instgenie.orders import EditOrder, EditOutcome, Replica, StepReport
 from instgenie_server.access.admission import refusal
 from instgenie_server.api_error import ApiError, failed, unavailable
@@ -21,6 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 3  # of an edit whose replica goes while it runs
 LOST_RETRY_SECONDS = 5.0
+AWAY_SECONDS = 0.05  # before it is asked for again whether there is a replica
 Report = Callable[[int, StepReport], None]
 
 
@@ -60,13 +61,17 @@ class EditService:
         limit_seconds: float,
         presence: Presence | None = None,
         return_seconds: float = 120.0,
+        num_replicas: Callable[[], int] = lambda: 1,
     ) -> None:
         """Args:
+        limit_seconds: of predicted work, that may wait for each replica.
         presence: of the replica; None is one that never goes.
         return_seconds: longest that an edit waits for a replica that is away.
+        num_replicas: that share the work just now.
         """
         self._replica, self._jobs, self._limit_seconds = replica, jobs, limit_seconds
         self._presence, self._return_seconds = presence or Presence(), return_seconds
+        self._num_replicas = num_replicas
         self._rooms: set[Room] = set()
 
     def waiting_seconds(self) -> float:
@@ -88,7 +93,8 @@ class EditService:
             ApiError: 429, it would wait too long, with the time after which there is room.
         """
         room = Room(edit_seconds, edits)
-        error = refusal(self.waiting_seconds(), room.seconds, self._limit_seconds)
+        replicas = self._num_replicas()
+        error = refusal(self.waiting_seconds(), room.seconds, replicas * self._limit_seconds, replicas)
         if error is not None:
             raise error
         self._rooms.add(room)
@@ -153,6 +159,9 @@ class EditService:
             timed = replace(order, deadline_seconds=max(0.0, ends_at - loop.time()))
             try:
                 outcome = await self._replica.edit(timed, report)
+            except ReplicaAwayError:  # it has not begun: that was no attempt
+                attempts -= 1
+                await asyncio.sleep(AWAY_SECONDS)
             except ReplicaLostError as error:
                 log.warning("an edit lost its replica", order=order.id, attempt=attempts, reason=str(error))
                 if attempts == MAX_ATTEMPTS:

@@ -11,6 +11,7 @@ from typing import Literal
 from instgenie.orders import Replica
 from instgenie_server.api_error import unavailable
 from instgenie_server.edit_service import EditService
+from instgenie_server.fleet.fleet_replica import FleetReplica
 from instgenie_server.jobs import Jobs
 from instgenie_server.presence import Presence
 from instgenie_server.template_registry import TemplateRegistry
@@ -20,13 +21,19 @@ Status = Literal["starting", "ok", "draining"]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Everything that handlers edit with; `presence` is that of its replica."""
+    """Everything that handlers edit with.
+
+    Attributes:
+        presence: of the replica.
+        fleet: what `replica` passes everything on to; None where that is a single one in this process.
+    """
 
     replica: Replica
     jobs: Jobs
     edits: EditService
     templates: TemplateRegistry
     presence: Presence
+    fleet: FleetReplica | None = None
 
 
 OpenEngine = Callable[[], AbstractAsyncContextManager[Engine]]

@@ -27,17 +27,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 async def open_local_replica(
     engine: EngineSettings, cache: CacheSettings, log_level: str = "info"
 ) -> AsyncIterator[Replica]:
-    """A replica on this machine's best device, loaded and calibrated, with the store of records that is asked for.
+    """A replica in this process, loaded and calibrated, with the store of records that is asked for.
 
     Args:
         log_level: of the cache service, where the replica has one of its own.
     Raises:
         CheckpointError: the folder holds no usable model.
-        ParameterError: the trace file cannot be written.
+        ParameterError: the trace file cannot be written, or there is no such device.
     """
     from instgenie.load_model import load_model
 
-    checkpoint = await asyncio.to_thread(load_model, engine.model, engine.dtype, engine.threads)
+    named = engine.devices[0] if engine.devices else None
+    checkpoint = await asyncio.to_thread(load_model, engine.model, engine.dtype, engine.threads, named)
     device = checkpoint.forward.device
     arena: ArenaUse = "write" if device.type == "cuda" else "read"  # to page-lock memory, it has to be writable
     # After the model, since how much memory is free decides how much is for records.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from instgenie import __version__
-from instgenie.orders import PhaseTimings, ReplicaStats
+from instgenie.orders import PhaseTimings
+from instgenie_server.fleet.decision import Decision
+from instgenie_server.fleet.standing import Standing
 from instgenie_server.jobs.job import JobState
 from instgenie_server.replica_metrics import ReplicaMetrics
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+DECISION_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1)
 EDITS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 BYTES = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
@@ -92,7 +95,21 @@ class Metrics:
             buckets=EDITS,
             registry=registry,
         )
-        self._replica = ReplicaMetrics(registry)
+        self._decision_seconds = Histogram(
+            "instgenie_balancer_decision_seconds",
+            "Time to decide where an edit goes.",
+            ["policy"],
+            buckets=DECISION_SECONDS,
+            registry=registry,
+        )
+        self._sent = Counter(
+            "instgenie_balancer_edits",
+            "Edits sent to a replica, by where their template was for it, as far as was known; dense is computed on "
+            "all tokens.",
+            ["replica", "warmth"],
+            registry=registry,
+        )
+        self._replicas = ReplicaMetrics(registry)
 
     def exposition(self) -> tuple[str, bytes]:
         """Content type and body of a scrape. Reads /proc and takes milliseconds: for a thread."""
@@ -124,9 +141,15 @@ class Metrics:
         for state in JobState:
             self._jobs.labels(state.value).set(counts.get(state.value, 0))
 
-    def set_replica(self, stats: ReplicaStats | None, restarts: int) -> None:
-        """What the replica does, None where there is none just now; how often another one took its place."""
-        self._replica.update(stats, restarts)
+    def set_replicas(self, standings: Sequence[Standing]) -> None:
+        """How the replicas stand."""
+        for standing in standings:
+            self._replicas.update(standing)
+
+    def observe_decision(self, decision: Decision) -> None:
+        """An edit was sent to a replica."""
+        self._decision_seconds.labels(decision.policy).observe(decision.seconds)
+        self._sent.labels(decision.replica, decision.warmth.name.lower()).inc()
 
     def observe_step(self, seconds: float) -> None:
         """An edit has made a step, so long after the one before."""

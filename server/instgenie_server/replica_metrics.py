@@ -1,4 +1,4 @@
-"""What a replica tells of itself, as families of Prometheus."""
+"""What replicas tell of themselves, as families of Prometheus."""
 
 from __future__ import annotations
 
@@ -7,61 +7,56 @@ from dataclasses import fields
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from instgenie.orders import ReplicaStats
+from instgenie_server.fleet.standing import Standing
 
 ENDS = ("done", "failed", "cancelled", "expired")
 PHASES = ("waiting", "running", "finishing")
 
 
 class ReplicaMetrics:
-    """Gauges of what it does just now, counters of what it and those before it did."""
+    """Gauges of what they do just now, counters of what they and those before them did."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._last = ReplicaStats()
-        self._up = Gauge("instgenie_replica_up", "1 while there is a replica.", registry=registry)
-        self._edits = Gauge(
-            "instgenie_replica_edits",
-            "Edits on the replica: waiting are in no step yet, finishing have had all of theirs.",
-            ["phase"],
-            registry=registry,
-        )
-        self._lanes = Gauge("instgenie_replica_lanes", "Templates that are being recorded.", registry=registry)
-        self._step_tokens = Gauge(
-            "instgenie_replica_step_tokens", "Image and text tokens that the last step computed.", registry=registry
-        )
-        self._steps = Counter("instgenie_replica_steps", "Steps, each of the whole batch.", registry=registry)
-        self._edit_steps = Counter(
-            "instgenie_replica_edit_steps", "Steps of single edits; by steps, the mean batch.", registry=registry
-        )
-        self._busy_seconds = Counter("instgenie_replica_busy_seconds", "Time that steps took.", registry=registry)
-        self._stall_seconds = Counter(
-            "instgenie_replica_stall_seconds", "Of it, time spent waiting for records.", registry=registry
-        )
-        self._ends = Counter("instgenie_replica_ends", "Edits by their end on the replica.", ["end"], registry=registry)
-        self._restarts = Gauge(
-            "instgenie_replica_restarts", "How often another replica took the place of one.", registry=registry
-        )
-        for end in ENDS:
-            self._ends.labels(end)
+        self._last: dict[str, ReplicaStats] = {}
 
-    def update(self, stats: ReplicaStats | None, restarts: int) -> None:
-        """Take over what the replica says of itself; None: there is none just now."""
-        self._up.set(stats is not None)
-        self._restarts.set(restarts)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"instgenie_replica_{name}", text, ["replica", *labels], registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"instgenie_replica_{name}", text, ["replica", *labels], registry=registry)
+
+        self._up = gauge("up", "1 while it takes edits.")
+        self._edits = gauge(
+            "edits", "Edits that it has: waiting are in no step yet, finishing have had all of theirs.", "phase"
+        )
+        self._lanes = gauge("lanes", "Templates that are being recorded.")
+        self._step_tokens = gauge("step_tokens", "Image and text tokens that the last step computed.")
+        self._steps = counter("steps", "Steps, each of the whole batch.")
+        self._edit_steps = counter("edit_steps", "Steps of single edits; by steps, the mean batch.")
+        self._busy_seconds = counter("busy_seconds", "Time that steps took.")
+        self._stall_seconds = counter("stall_seconds", "Of it, time spent waiting for records.")
+        self._ends = counter("ends", "Edits by their end.", "end")
+        self._restarts = gauge("restarts", "How often another process took the place of one.")
+
+    def update(self, standing: Standing) -> None:
+        """Take over how one of them stands."""
+        replica, stats = standing.id, standing.stats
+        self._up.labels(replica).set(standing.state == "ready")
+        self._restarts.labels(replica).set(standing.restarts)
         now = ReplicaStats() if stats is None else stats
         for phase in PHASES:
-            self._edits.labels(phase).set(getattr(now, phase))
-        self._lanes.set(now.lanes)
-        self._step_tokens.set(now.tokens)
-        if stats is None:
-            return
-        grown = _growth(self._last, now)
-        self._last = now
-        self._steps.inc(grown.steps)
-        self._edit_steps.inc(grown.edit_steps)
-        self._busy_seconds.inc(grown.busy_seconds)
-        self._stall_seconds.inc(grown.stall_seconds)
+            self._edits.labels(replica, phase).set(getattr(now, phase))
+        self._lanes.labels(replica).set(now.lanes)
+        self._step_tokens.labels(replica).set(now.tokens)
+        last = self._last.get(replica, ReplicaStats())
+        grown = ReplicaStats() if stats is None else _growth(last, stats)
+        self._last[replica] = stats or last
+        self._steps.labels(replica).inc(grown.steps)
+        self._edit_steps.labels(replica).inc(grown.edit_steps)
+        self._busy_seconds.labels(replica).inc(grown.busy_seconds)
+        self._stall_seconds.labels(replica).inc(grown.stall_seconds)
         for end in ENDS:
-            self._ends.labels(end).inc(getattr(grown, end))
+            self._ends.labels(replica, end).inc(getattr(grown, end))
 
 
 def _growth(before: ReplicaStats, now: ReplicaStats) -> ReplicaStats:

@@ -151,11 +151,19 @@ class ModelList(_Reply):
     data: list[ModelReply]
 
 
+class ReplicaCounts(_Reply):
+    """How many replicas there are."""
+
+    ready: int = Field(description="that take edits")
+    all: int
+
+
 class HealthReply(_Reply):
     """Whether the server lives, or is ready."""
 
     status: Literal["ok", "starting", "draining"]
     version: str
+    replicas: ReplicaCounts | None = Field(default=None, description="once one of them was there")
 
 
 class A1111Reply(_Reply):

@@ -58,7 +58,7 @@ async def serve(
     watch: Callable[[Activity], None] | None = None,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then let what runs come to its end.
+    """Serve until SIGINT or SIGTERM, then let what runs come to its end. SIGHUP renews the replicas meanwhile.
 
     Args:
         on_ready: called with the server's URL once edits are taken.
@@ -76,6 +76,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    terminals = [number for number in range(3) if os.isatty(number)]
     # A client that leaves cancels its handler, and so its edit.
     app = make_app(settings, open_replica)
     runner = web.AppRunner(
@@ -85,6 +86,7 @@ async def serve(
         handler_cancellation=True,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
+    loop.add_signal_handler(signal.SIGHUP, lambda: _hang_up(app, terminals, stopped))
     listening = await _listen(settings.host, settings.port)  # before the model is loaded, which takes a while
     try:
         await runner.setup()
@@ -105,6 +107,22 @@ async def serve(
         await runner.cleanup()
         for listener in listening:
             listener.close()
+
+
+def _hang_up(app: web.Application, terminals: list[int], stopped: asyncio.Event) -> None:
+    """Renew the replicas; or stop, where it was the terminal that went away.
+
+    Args:
+        terminals: of the standard streams, those that were terminals at the start.
+    """
+    if terminals and not any(os.isatty(number) for number in terminals):
+        stopped.set()
+        return
+    engine = app[ENGINE].if_open
+    if app[ENGINE].status != "ok" or engine is None or engine.fleet is None:
+        log.warning("SIGHUP: there are no replicas to renew")
+    elif not engine.fleet.renew():
+        log.warning("SIGHUP: the replicas are being renewed already")
 
 
 def activity_of(app: web.Application) -> Activity:

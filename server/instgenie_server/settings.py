@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
+from instgenie.balancer.policies import PolicyName as BalancerName
 from instgenie_cache.default_folder import default_folder
 from instgenie_cache.eviction import PolicyName
 from instgenie_cache.wire.address import Address
@@ -59,9 +60,41 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
+def _list(value: object) -> object:
+    """What is told as text, separated by commas."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _devices(devices: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+    """As torch names them."""
+    if not all(re.fullmatch(r"cpu|cuda(:\d{1,3})?", device) for device in devices or ()):
+        raise ValueError("must be cpu, cuda or cuda:0, cuda:1 ...; several are separated by commas")
+    if info.data.get("replica") == "inline" and len(devices or ()) > 1:
+        raise ValueError("must be one where engine.replica is inline: the server's process has one replica")
+    return devices
+
+
 def _replica(replica: str, info: ValidationInfo) -> str:
-    """`own`, `inline`, or an address as a replica's clients take it."""
-    return replica if replica in ("own", "inline") else _address(replica, "own, inline", "engine", info)
+    """`own`, `inline`, or addresses as a replica's clients take them."""
+    if replica != "own" and info.data.get("kind") == "ray":
+        raise ValueError("must be own where engine.kind is ray")
+    if replica not in ("own", "inline"):
+        addresses = [_address(part.strip(), "own, inline", "engine", info) for part in replica.split(",")]
+        if len(set(addresses)) < len(addresses):
+            raise ValueError("names an address twice")
+    return replica
+
+
+def _replicas(replicas: int | None, info: ValidationInfo) -> int | None:
+    """So many as there can be with the fields before this one."""
+    replica, devices = info.data.get("replica", "own"), info.data.get("devices") or ()
+    if replica == "inline" and (replicas or 1) > 1:
+        raise ValueError("must be 1 where engine.replica is inline: the server's process has one")
+    if replica not in ("own", "inline") and replicas is not None:
+        raise ValueError("cannot be said where engine.replica is addresses: there are as many as those")
+    if replicas is not None and replicas < len(devices):
+        raise ValueError(f"must be at least {len(devices)}, the number of devices")
+    return replicas
 
 
 def _cache_service(service: str | None, info: ValidationInfo) -> str | None:
@@ -92,9 +125,16 @@ class EngineSettings(_Group):
     model: FullPath | None = Field(
         default=None, description="Model folder in the diffusers format; none is the embedded model."
     )
+    kind: Literal["processes", "ray"] = Field(
+        default="processes",
+        description="processes: replicas of this machine. ray: of a Ray cluster, which needs the extra `ray`.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto measures which is faster.")
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU threads; none is automatic: one per core."
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads of each replica; none is automatic: one per core, shared out where there are several.",
     )
     batch_edits: int | None = Field(
         default=None, ge=1, le=1024, description="Most edits in a denoising step; none is automatic, by the device."
@@ -107,7 +147,9 @@ class EngineSettings(_Group):
         description="Compile parts of the model, which takes up to a minute at each start; no faster on a CPU.",
     )
     trace: FullPath | None = Field(
-        default=None, description="File in which the replica notes what every step does, for Perfetto; none is off."
+        default=None,
+        description="File in which the replica notes what every step does, for Perfetto; of several replicas each has "
+        "its own, with its number before the suffix. none is off.",
     )
     secret_name: str | None = Field(
         default=None, min_length=1, max_length=64, description="Of the secret, as the replica knows it."
@@ -118,7 +160,49 @@ class EngineSettings(_Group):
     replica: Annotated[str, AfterValidator(_replica)] = Field(
         default="own",
         description="own: the server starts a process for it, and again when that ends. inline: in the server's "
-        "process. unix:/path or tcp://host:port: that one, which has settings of its own for the model and records.",
+        "process. unix:/path or tcp://host:port: that one, which has settings of its own for the model and records; "
+        "several are separated by commas.",
+    )
+    devices: Annotated[tuple[str, ...] | None, BeforeValidator(_list), AfterValidator(_devices)] = Field(
+        default=None,
+        min_length=1,
+        description="cpu, cuda:0 ..., separated by commas: replicas take them in turn; none is automatic: the first "
+        "GPU, else the CPU.",
+    )
+    replicas: Annotated[int | None, AfterValidator(_replicas)] = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Replicas that the server starts; none is automatic: one for each of the devices.",
+    )
+    balancer: BalancerName = Field(
+        default="finish_time",
+        description="Which replica an edit goes to: where it is done first, counting loads and whom it delays; the "
+        "others are to compare with.",
+    )
+    hung_seconds: float = Field(
+        default=120,
+        gt=0,
+        description="Longest that a replica may be at one step, or silent; then another process takes its place. A "
+        "step may take 20 times as long as predicted in any case.",
+    )
+    drain_seconds: float = Field(
+        default=600, ge=0, description="Longest that a replica which is renewed (SIGHUP) may finish what it has."
+    )
+    ray_address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="host:port of a Ray cluster that this machine is part of; none is the one that runs here, or else "
+        "one that is started for as long as the server runs.",
+    )
+    ray_cpus: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPUs of a Ray replica; none is automatic: a machine's cores, shared out.",
+    )
+    ray_gpus: int | None = Field(
+        default=None, ge=0, le=1, description="GPUs of a Ray replica; none is 1 where the cluster has any."
     )
     return_seconds: float = Field(
         default=120, gt=0, description="Longest that an edit waits for a replica that is being started again."
@@ -196,12 +280,16 @@ class LimitSettings(_Group):
         description="Memory for the pictures of edits whose clients wait, and as much again for asynchronous ones that "
         "run.",
     )
-    running_jobs: int = Field(
-        default=16, ge=1, le=1024, description="Asynchronous edits on the replica at the same time; others wait."
+    running_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Asynchronous edits on all replicas at the same time; others wait. none is automatic: 16 for each "
+        "replica.",
     )
     decode_seconds: float = Field(default=20, gt=0, description="Longest that decoding one picture may take.")
     queue_seconds: float = Field(
-        default=120, gt=0, description="Predicted work that may wait; beyond it requests get a 429."
+        default=120, gt=0, description="Predicted work that may wait for each replica; beyond it requests get a 429."
     )
     requests_per_minute: int | None = Field(default=None, ge=1, description="Per API key; none is no limit.")
     deadline_seconds: float = Field(

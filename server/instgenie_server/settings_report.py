@@ -61,6 +61,8 @@ def _plain(settings: Settings, key: str, *, secrets: bool) -> Plain:
         return value.get_secret_value() if secrets else MASK
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, tuple):
+        return ",".join(value)
     plain: Plain = value
     return plain
 

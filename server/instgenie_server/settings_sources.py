@@ -239,6 +239,7 @@ _DEMANDS = {
     "bool_type": "must be true or false",
     "literal_error": "must be one of {expected}",
     "string_type": "must be text",
+    "tuple_type": "must be a list, or text with commas",
     "path_type": "must be a path",
     "string_too_short": "must have at least {min_length} characters",
     "too_short": "must have at least {min_length} characters",

@@ -96,6 +96,12 @@ def test_cuda_wants_a_build_of_torch_that_has_it(tools: Path, tmp_path: Path, to
     assert ".[server,dev,cuda]" in calls
 
 
+def test_ray_is_an_extra(tools: Path, tmp_path: Path) -> None:
+    venv = environment_at(tmp_path / "venv")
+    assert install(tools, tmp_path, "--ray", VENV=str(venv)).returncode == 0
+    assert "install --quiet --editable .[server,dev,ray]" in (venv / "bin" / "calls").read_text()
+
+
 def test_an_unknown_flag_is_refused(tools: Path, tmp_path: Path) -> None:
     ran = install(tools, tmp_path, "--gpu", VENV=str(tmp_path / "none"))
     assert (ran.returncode, ran.stdout) == (2, "")

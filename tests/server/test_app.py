@@ -180,7 +180,7 @@ async def test_metrics(settings: Settings) -> None:
         'instgenie_edits_total{cache="none",outcome="failed",tier="none"} 1.0',
         'instgenie_edits_total{cache="none",outcome="invalid",tier="none"} 1.0',
         'instgenie_edits_total{cache="none",outcome="cancelled",tier="none"} 1.0',
-        "instgenie_replica_up 1.0",
+        'instgenie_replica_up{replica="1"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="200"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="400"} 1.0',
         'instgenie_http_requests_total{method="POST",route="/v1/images/edits",status="499"} 1.0',

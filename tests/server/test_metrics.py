@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from instgenie.balancer.template_map import Warmth
 from instgenie.orders import PhaseTimings, ReplicaStats
+from instgenie_server.fleet.decision import Decision
+from instgenie_server.fleet.standing import Standing
 from instgenie_server.jobs.job import JobState
 from instgenie_server.metrics import Metrics
 
@@ -102,32 +105,47 @@ STATS = ReplicaStats(
 )
 
 
-def test_a_replica(metrics: Metrics) -> None:
-    metrics.set_replica(STATS, 0)
+def test_replicas(metrics: Metrics) -> None:
+    metrics.set_replicas(
+        [Standing("1", "ready", STATS), Standing("2", "draining", ReplicaStats(running=1), restarts=3)]
+    )
     scrape = Scrape(metrics)
-    edits = {phase: scrape("instgenie_replica_edits", phase=phase) for phase in ("waiting", "running", "finishing")}
-    assert edits == {"waiting": 5, "running": 4, "finishing": 1}
-    ends = {end: scrape("instgenie_replica_ends_total", end=end) for end in ("done", "failed", "cancelled", "expired")}
-    assert ends == {"done": 3, "failed": 1, "cancelled": 2, "expired": 4}
+    phases = ("waiting", "running", "finishing")
+    edits = [scrape("instgenie_replica_edits", replica="1", phase=phase) for phase in phases]
+    assert edits == [5, 4, 1]
+    ends = ("done", "failed", "cancelled", "expired")
+    assert [scrape("instgenie_replica_ends_total", replica="1", end=end) for end in ends] == [3, 1, 2, 4]
     names = ("up", "lanes", "step_tokens", "steps_total", "edit_steps_total", "busy_seconds_total")
-    assert [scrape(f"instgenie_replica_{name}") for name in names] == [1, 2, 900, 10, 25, 2.5]
-    assert scrape("instgenie_replica_stall_seconds_total") == 0.5
-    assert scrape("instgenie_replica_restarts") == 0
+    assert [scrape(f"instgenie_replica_{name}", replica="1") for name in names] == [1, 2, 900, 10, 25, 2.5]
+    assert scrape("instgenie_replica_stall_seconds_total", replica="1") == 0.5
+    assert [scrape("instgenie_replica_restarts", replica=replica) for replica in "12"] == [0, 3]
+    assert scrape("instgenie_replica_up", replica="2") == 0
+    assert scrape("instgenie_replica_edits", replica="2", phase="running") == 1
 
 
-def test_counts_go_on_where_another_replica_begins_anew(metrics: Metrics) -> None:
-    metrics.set_replica(STATS, 0)
-    metrics.set_replica(replace(STATS, steps=12, edit_steps=30, done=4), 0)
-    metrics.set_replica(None, 0)
+def test_counts_go_on_where_another_process_begins_anew(metrics: Metrics) -> None:
+    metrics.set_replicas([Standing("1", "ready", STATS)])
+    metrics.set_replicas([Standing("1", "ready", replace(STATS, steps=12, edit_steps=30, done=4))])
+    metrics.set_replicas([Standing("1", "gone")])
     scrape = Scrape(metrics)
-    assert scrape("instgenie_replica_up") == 0
-    assert scrape("instgenie_replica_edits", phase="running") == 0
-    assert scrape("instgenie_replica_steps_total") == 12
-    metrics.set_replica(ReplicaStats(steps=3, edit_steps=3, busy_seconds=1, done=1), 1)
+    assert scrape("instgenie_replica_up", replica="1") == 0
+    assert scrape("instgenie_replica_edits", replica="1", phase="running") == 0
+    assert scrape("instgenie_replica_steps_total", replica="1") == 12
+    metrics.set_replicas([Standing("1", "ready", ReplicaStats(steps=3, edit_steps=3, busy_seconds=1, done=1), 1)])
     scrape = Scrape(metrics)
     names = ("steps_total", "edit_steps_total", "busy_seconds_total", "restarts", "up")
-    assert [scrape(f"instgenie_replica_{name}") for name in names] == [15, 33, 3.5, 1, 1]
-    assert scrape("instgenie_replica_ends_total", end="done") == 5
+    assert [scrape(f"instgenie_replica_{name}", replica="1") for name in names] == [15, 33, 3.5, 1, 1]
+    assert scrape("instgenie_replica_ends_total", replica="1", end="done") == 5
+
+
+def test_decisions(metrics: Metrics) -> None:
+    metrics.observe_decision(Decision("finish_time", "2", Warmth.COLD, 0.0004))
+    metrics.observe_decision(Decision("finish_time", "2", Warmth.HOST, 0.002))
+    scrape = Scrape(metrics)
+    assert scrape("instgenie_balancer_decision_seconds_count", policy="finish_time") == 2
+    assert scrape("instgenie_balancer_decision_seconds_bucket", policy="finish_time", le="0.001") == 1
+    sent = [scrape("instgenie_balancer_edits_total", replica="2", warmth=warmth) for warmth in ("cold", "host", "disk")]
+    assert sent == [1, 1, None]
 
 
 def test_edit_without_steps(metrics: Metrics) -> None:

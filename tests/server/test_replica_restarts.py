@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 
 from instgenie.orders import Replica
+from instgenie_server.fleet.fleet_replica import FleetReplica, FleetSettings
+from instgenie_server.fleet.member import HERE, Member
 from instgenie_server.processes.kept_process import Life
 from instgenie_server.processes.restarts import Restarts
 from instgenie_server.replica_process.supervised_replica import SupervisedReplica
@@ -56,7 +58,8 @@ async def supervised_site(data_dir: Path, return_seconds: float = 60) -> AsyncIt
         pauses = Restarts(lambda: 0.0, first_seconds=0.001)
         async with SupervisedReplica(host, host.connect, pauses, answer_seconds=0.01) as replica:
             await replica.start()
-            yield replica
+            async with FleetReplica([Member("1", HERE, replica)], FleetSettings(answer_seconds=0.01)) as fleet:
+                yield fleet
 
     settings = Settings(data_dir=data_dir, engine=EngineSettings(return_seconds=return_seconds))
     async with running_site(settings, opened) as site:
@@ -71,14 +74,17 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 async def test_readiness_and_metrics(served: Served) -> None:
-    assert (await served.site.get("/readyz"))["status"] == "ok"
+    reply = await served.site.get("/readyz")
+    assert (reply["status"], reply["replicas"]) == ("ok", {"ready": 1, "all": 1})
     await served.kill()
-    assert (await served.site.get("/readyz", 503))["status"] == "starting"
-    assert "instgenie_replica_up 0.0" in await metrics(served.site)
+    reply = await served.site.get("/readyz", 503)
+    assert (reply["status"], reply["replicas"]) == ("starting", {"ready": 0, "all": 1})
+    assert 'instgenie_replica_up{replica="1"} 0.0' in await metrics(served.site)
     assert (await served.site.get("/v1/models"))["data"][0]["id"] == "scripted"
     await served.restart()
     assert (await served.site.get("/readyz"))["status"] == "ok"
-    assert {"instgenie_replica_up 1.0", "instgenie_replica_restarts 1.0"} <= set(await metrics(served.site))
+    expected = {'instgenie_replica_up{replica="1"} 1.0', 'instgenie_replica_restarts{replica="1"} 1.0'}
+    assert expected <= set(await metrics(served.site))
 
 
 async def metrics(site: Site) -> list[str]:
@@ -177,7 +183,8 @@ async def test_stopping_does_not_wait_for_a_replica(tmp_path: Path, when: str) -
     async def opened() -> AsyncIterator[Replica]:
         async with SupervisedReplica(host, host.connect) as replica:
             await replica.start()
-            yield replica
+            async with FleetReplica([Member("1", HERE, replica)]) as fleet:
+                yield fleet
 
     async with running_site(Settings(data_dir=tmp_path), opened, opened=when != "before") as site:
         if when != "before":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from instgenie.errors import CheckpointError
 from instgenie.orders import Replica
@@ -48,6 +49,19 @@ async def test_until_a_signal(tmp_path: Path, number: signal.Signals, host: str)
         async with await asked as response:
             assert response.status == 200
     await running
+
+
+async def test_a_hangup_without_replicas_of_its_own_changes_nothing(tmp_path: Path) -> None:
+    url, on_ready = first_url()
+    running = asyncio.create_task(serve(Settings(port=0, data_dir=tmp_path), ready(ScriptedReplica()), on_ready))
+    async with aiohttp.ClientSession(await url) as session:
+        with capture_logs() as logged:
+            os.kill(os.getpid(), signal.SIGHUP)
+            async with session.get("/readyz") as reply:
+                assert reply.status == 200
+        assert "SIGHUP: there are no replicas to renew" in [line["event"] for line in logged]
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
 
 
 def has_ipv6() -> bool:

@@ -61,7 +61,7 @@ def test_records_are_kept_below_the_cache_home(cache_home: Path) -> None:
     assert Settings().cache.folder == cache_home / "instgenie" / "records"
 
 
-@pytest.mark.parametrize("replica", ["own", "inline", "unix:/run/replica.sock"])
+@pytest.mark.parametrize("replica", ["own", "inline", "unix:/run/replica.sock", "unix:/run/a.sock, unix:/run/b.sock"])
 def test_replicas(replica: str) -> None:
     assert EngineSettings(replica=replica).replica == replica
 
@@ -73,7 +73,33 @@ def test_a_replica_at_a_port_needs_a_secret() -> None:
         EngineSettings(replica="tcp://gpu.example:7")
 
 
-@pytest.mark.parametrize("replica", ["", "none", "child", "replica.sock", "http://gpu.example:7"])
+@pytest.mark.parametrize("replica", ["", "none", "child", "replica.sock", "http://gpu.example:7", "unix:/a,own"])
 def test_replicas_that_are_refused(replica: str) -> None:
     with pytest.raises(ValidationError, match="must be own, inline or an address"):
         EngineSettings(replica=replica)
+
+
+@pytest.mark.parametrize("devices", ["cuda:0, cpu", ["cuda:0", "cpu"], ("cuda:0", "cpu")])
+def test_devices(devices: object) -> None:
+    assert EngineSettings.model_validate({"devices": devices}).devices == ("cuda:0", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": "gpu"}, "must be cpu, cuda or cuda:0"),
+        ({"devices": ""}, "must be cpu, cuda or cuda:0"),
+        ({"devices": []}, "at least 1"),
+        ({"devices": "cpu,cuda:0", "replica": "inline"}, "must be one"),
+        ({"replicas": 0}, "greater than or equal to 1"),
+        ({"replicas": 65}, "less than or equal to 64"),
+        ({"replicas": 1, "devices": "cuda:0,cuda:1"}, "must be at least 2"),
+        ({"replicas": 2, "replica": "inline"}, "must be 1"),
+        ({"replicas": 2, "replica": "unix:/a"}, "there are as many as those"),
+        ({"replica": "unix:/a,unix:/a"}, "twice"),
+        ({"replica": "inline", "kind": "ray"}, "must be own"),
+    ],
+)
+def test_replicas_that_cannot_be(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EngineSettings.model_validate(settings)

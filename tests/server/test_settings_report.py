@@ -41,6 +41,7 @@ all_settings = model(
         model=st.none() | paths,
         dtype=st.sampled_from(["auto", "float32"]),
         threads=st.none() | st.integers(1, 1024),
+        devices=st.none() | st.lists(st.sampled_from(["cpu", "cuda:0", "cuda:1"]), min_size=1).map(tuple),
     ),
     cache=model(
         CacheSettings,

@@ -117,7 +117,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     model = report["model"]
     rows = [(name, version) for name, version in report["versions"].items()]
     rows += [("device", device) for device in report["devices"]]
-    rows += [("threads", str(report["threads"]))]
+    rows += [("threads", f"{report['threads']}, which replicas on the CPU share out")]
     rows += [(f"{dtype} speed", f"{gflops:,.0f} GFLOP/s") for dtype, gflops in report["gflops"].items()]
     rows += [("fastest dtype", report["dtype"])]
     rows += _place_rows(report["cache"])

@@ -32,12 +32,32 @@ def serve(
         DtypeChoice | None, typer.Option(help="Compute dtype; auto measures which is faster.", show_default="auto")
     ] = None,
     threads: ThreadsOption = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="Processes that edit.", show_default="one for each device"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cpu|cuda:0,cuda:1...",
+            help="What they compute on; they take several in turn.",
+            show_default="the first GPU, else the CPU",
+        ),
+    ] = None,
     replica: Annotated[
         str | None,
         typer.Option(
-            metavar="own|inline|ADDRESS",
-            help="What edits: a process that is started for it, the server's process, or one that listens there.",
+            metavar="own|inline|ADDRESS,...",
+            help="What edits: processes that are started for it, the server's process, or those that listen there.",
             show_default="own",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="processes|ray",
+            help="Where replicas run: on this machine, or on a Ray cluster.",
+            show_default="processes",
         ),
     ] = None,
     trace: Annotated[
@@ -45,11 +65,11 @@ def serve(
         typer.Option(metavar="FILE", help="Note what every denoising step does in this file, for Perfetto."),
     ] = None,
 ) -> None:
-    """Serve edits over HTTP until Ctrl-C."""
+    """Serve edits over HTTP until Ctrl-C. SIGHUP renews the replicas, one after the other."""
     import uvloop
 
+    from instgenie_server.fleet.open_fleet import open_replica
     from instgenie_server.logs import configure_logging
-    from instgenie_server.replica_process.open_replica import open_replica
     from instgenie_server.serving import Activity
     from instgenie_server.serving import serve as run
     from instgenie_server.settings_sources import load_settings, parse_assignments
@@ -62,7 +82,10 @@ def serve(
         "engine.model": model,
         "engine.dtype": dtype.value if dtype else None,
         "engine.threads": threads,
+        "engine.replicas": replicas,
+        "engine.devices": device,
         "engine.replica": replica,
+        "engine.kind": engine,
         "engine.trace": trace,
     }
     flags |= {key: value for key, value in named.items() if value is not None}

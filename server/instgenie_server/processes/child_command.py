@@ -18,6 +18,7 @@ class ChildCommand:
 
     Attributes:
         name: in log lines, such as "cache service".
+        labels: in log lines, those of the child too: they tell it from others of that name.
         logger: of lines of its standard error that are no log lines.
         options: of its command line.
         settings: environment variables; secrets may be among them, so they are no part of its representation.
@@ -36,6 +37,7 @@ class ChildCommand:
     attempts: int
     final_codes: frozenset[int] = frozenset()
     options: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self) -> Sequence[str]:
         """With -P, so that nothing is imported from the folder that the server was started in."""

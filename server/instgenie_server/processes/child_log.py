@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 
@@ -30,8 +31,12 @@ async def read_lines(stream: asyncio.StreamReader, tell: Callable[[str], None]) 
         tell(rest.decode(errors="replace"))
 
 
-def relay(line: str, default_logger: str) -> None:
-    """Log a line of a child's log as it was meant, and any other text as a warning of the default logger."""
+def relay(line: str, default_logger: str, labels: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Log a line of a child's log as it was meant, and any other text as a warning of the default logger.
+
+    Args:
+        labels: that tell the child from others.
+    """
     if not line.strip():
         return
     try:
@@ -40,4 +45,4 @@ def relay(line: str, default_logger: str) -> None:
         more = {"exception": fields["exception"]} if "exception" in fields else {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         level, event, logger, more = logging.WARNING, line.rstrip(), default_logger, {}
-    structlog.get_logger(str(logger)).log(level, str(event), **more)
+    structlog.get_logger(str(logger)).log(level, str(event), **labels, **more)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 
@@ -25,18 +25,81 @@ MAX_LINE_CHARS = 500  # of the last line, which says why it ended
 Found = Callable[[], None]
 
 
+class ChildProcess(Protocol):
+    """A process that was launched, as `asyncio.subprocess.Process` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, below 0 for a signal; None while it runs."""
+        ...
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """What it writes, in which it tells that it is ready."""
+        ...
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None:
+        """What it writes, its log."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait until it has ended: its exit code."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+
+Launch = Callable[[ChildCommand], Awaitable[ChildProcess]]
+
+
+async def spawn(command: ChildCommand) -> asyncio.subprocess.Process:
+    """A child of this process.
+
+    Raises:
+        OSError: none can be made.
+    """
+    return await asyncio.create_subprocess_exec(
+        *command.arguments(),
+        env=command.environment(),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C of a terminal is for the server, which ends it last
+    )
+
+
+class RenewError(Exception):
+    """No other process could take the place of one that was ended for it; the message says why."""
+
+
 @dataclass(slots=True, eq=False)
 class Life:
     """One run of a process, from when it was ready.
 
     Attributes:
         process_id: None where the process is somebody else's.
+        address: where it said that it serves; empty where the process is somebody else's.
         ended: set when it has ended, and `reason` says how.
+        is_renewed: whether it ends, or has, because another process is to take its place.
     """
 
     process_id: int | None
+    address: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
+    is_renewed: bool = False
 
 
 class KeptProcess:
@@ -48,6 +111,7 @@ class KeptProcess:
         process_id: of the child, ready or not; None while there is none.
         lives: how often it became ready.
         last_line: of what it wrote to its standard error.
+        is_hopeless: whether it could not be started in a way that would only repeat itself.
     """
 
     def __init__(
@@ -55,24 +119,29 @@ class KeptProcess:
         command: ChildCommand,
         restarts: Restarts | None = None,
         follow: Callable[[Found], Awaitable[bool]] | None = None,
+        launch: Launch = spawn,
     ) -> None:
         """Nothing is started yet.
 
         Args:
             follow: awaited before each start: False at once where nobody else does the child's work; else it calls
                 what it is given, and returns True when that one is gone.
+            launch: makes the process.
         """
         self.process_id: int | None = None
         self.lives = 0
         self.last_line = ""
+        self.is_hopeless = False
         self._command = command
         self._restarts = restarts or Restarts(random.random)
-        self._follow = follow
+        self._follow, self._launch = follow, launch
+        self._log = log.bind(**command.labels)
         self._served = asyncio.Event()  # at least once, by whomever
         self._failed_starts = 0  # before that
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ChildProcess | None = None
         self._life: Life | None = None
         self._life_began = asyncio.Event()
+        self._renewal: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> bool:
@@ -92,10 +161,30 @@ class KeptProcess:
             await self._life_began.wait()
         return self._life
 
+    async def renew(self, stop_seconds: float | None = None) -> None:
+        """End the child, and wait until another one is ready in its place. One that is away is waited for alone.
+
+        Args:
+            stop_seconds: to end in; then it is killed. None is that of the command.
+        Raises:
+            RenewError: the next one ended before it was ready. Others are tried, as ever.
+        """
+        assert self._renewal is None, "one renewal at a time"
+        if self._task is None or self._task.done():
+            raise RenewError("it could not be started, and is not tried any more")
+        self._renewal = asyncio.get_running_loop().create_future()
+        try:
+            if self._life is not None and self._process is not None:
+                self._life.is_renewed = True
+                await self._end(self._process, stop_seconds)
+            await self._renewal
+        finally:
+            self._renewal = None
+
     def give_up(self, life: Life) -> None:
         """Kill a process that is there and of no use; another one takes its place. One that is gone is let be."""
         if self._life is life and self._process is not None:
-            log.warning(self._event("does not answer: it is killed"), process_id=self.process_id)
+            self._log.warning(self._event("does not answer: it is killed"), process_id=self.process_id)
             with suppress(ProcessLookupError):
                 self._process.kill()
 
@@ -118,30 +207,30 @@ class KeptProcess:
         while True:
             if self._follow is not None and await self._follow(self._served.set):
                 continue
-            started = time.monotonic()
+            started, lives = time.monotonic(), self.lives
             code: int | None = None
+            is_renewed = False
             try:
-                code = await self._run_once()
+                code, is_renewed = await self._run_once()
             except OSError as error:  # no process can be made
                 self.last_line = str(error)
+            if self.lives == lives:
+                self._fail_renewal()
+            if is_renewed:
+                self._log.info(self._event("is renewed"))
+                continue
             wait_seconds = self._restarts.seconds_after(time.monotonic() - started)
-            log.warning(self._event("ended"), code=code, last_line=self.last_line)
+            self._log.warning(self._event("ended"), code=code, last_line=self.last_line)
             if not self._served.is_set():
                 self._failed_starts += 1
-                if code in self._command.final_codes or self._failed_starts >= self._command.attempts:
+                self.is_hopeless = code in self._command.final_codes
+                if self.is_hopeless or self._failed_starts >= self._command.attempts:
                     return
             await asyncio.sleep(wait_seconds)
 
-    async def _run_once(self) -> int:
-        """Run the child until it ends: its exit code."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command.arguments(),
-            env=self._command.environment(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C of a terminal is for the server, which ends it last
-        )
+    async def _run_once(self) -> tuple[int, bool]:
+        """Run the child until it ends: its exit code, and whether it was ended for another one to take its place."""
+        process = await self._launch(self._command)
         assert process.stdout is not None
         assert process.stderr is not None
         self._process, self.process_id = process, process.pid
@@ -152,29 +241,34 @@ class KeptProcess:
         ready_seconds = self._command.ready_seconds
         too_slow = asyncio.get_running_loop().call_later(ready_seconds, self._kill_unready, process)
         reason = "it was told to end"
+        is_renewed = False
         try:
             code = await process.wait()
-            reason = f"its process ended by signal {-code}" if code < 0 else f"its process ended with code {code}"
+            is_renewed = self._life is not None and self._life.is_renewed
+            if not is_renewed:
+                reason = f"its process ended by signal {-code}" if code < 0 else f"its process ended with code {code}"
         finally:
             too_slow.cancel()
             self._end_life(reason)  # first: who waits for its answers waits in vain
             await self._end(process)
             await asyncio.gather(*readers)
             self._process = self.process_id = None
-        return code
+        return code, is_renewed
 
     def _heard(self, line: str) -> None:
         if line.startswith(READY_LINE) and self._life is None and self.process_id is not None:
             address = line.removeprefix(READY_LINE).strip()
-            log.info(self._event("is ready"), address=address, process_id=self.process_id)
+            self._log.info(self._event("is ready"), address=address, process_id=self.process_id)
             self.lives += 1
-            self._life = Life(self.process_id)
+            self._life = Life(self.process_id, address)
             self._life_began.set()
             self._served.set()
+            if self._renewal is not None and not self._renewal.done():
+                self._renewal.set_result(None)
 
     def _logged(self, line: str) -> None:
         self.last_line = line[:MAX_LINE_CHARS] or self.last_line
-        relay(line, self._command.logger)
+        relay(line, self._command.logger, self._command.labels)
 
     def _event(self, what: str) -> str:
         return f"the {self._command.name} {what}"
@@ -185,24 +279,28 @@ class KeptProcess:
             life.reason = reason
             life.ended.set()
 
-    def _kill_unready(self, process: asyncio.subprocess.Process) -> None:
+    def _fail_renewal(self) -> None:
+        if self._renewal is not None and not self._renewal.done():
+            self._renewal.set_exception(RenewError(self.last_line.removeprefix("error: ")))
+
+    def _kill_unready(self, process: ChildProcess) -> None:
         if self._life is None:
             after_seconds = self._command.ready_seconds
-            log.warning(self._event("is not ready: it is ended"), after_seconds=after_seconds)
+            self._log.warning(self._event("is not ready: it is ended"), after_seconds=after_seconds)
             with suppress(ProcessLookupError):
                 process.kill()
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
+    async def _end(self, process: ChildProcess, stop_seconds: float | None = None) -> None:
         """Ask a process to end, and kill it where it does not."""
         if process.returncode is None:
+            after_seconds = self._command.stop_seconds if stop_seconds is None else stop_seconds
             with suppress(ProcessLookupError):
                 process.terminate()
             try:
-                async with asyncio.timeout(self._command.stop_seconds):
+                async with asyncio.timeout(after_seconds):
                     await process.wait()
             except TimeoutError:
-                after_seconds = self._command.stop_seconds
-                log.warning(self._event("does not end: it is killed"), after_seconds=after_seconds)
+                self._log.warning(self._event("does not end: it is killed"), after_seconds=after_seconds)
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()

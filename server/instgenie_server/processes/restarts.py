@@ -17,14 +17,16 @@ class Restarts:
     Attributes:
         draw: a random number, 0 to 1.
         first_seconds: the wait after a first failure, at most.
+        longest_seconds: any wait.
     """
 
     draw: Callable[[], float]
     first_seconds: float = FIRST_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
     failures: int = 0
 
     def seconds_after(self, lived_seconds: float) -> float:
         """How long to wait, now that the process has ended after so long."""
         self.failures = 1 if lived_seconds >= STEADY_SECONDS else self.failures + 1
-        longest = min(LONGEST_SECONDS, self.first_seconds * 2.0 ** min(self.failures - 1, 32))
+        longest = min(self.longest_seconds, self.first_seconds * 2.0 ** min(self.failures - 1, 32))
         return longest * (0.5 + 0.5 * self.draw())

@@ -20,6 +20,23 @@ _PREFIX = "INSTGENIE_REPLICA_"
 _WRONG_SETTINGS = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a replica runs.
+
+    Attributes:
+        name: among those of its server.
+        device: cpu, cuda or cuda:N; None is the best one.
+        threads: of the CPU; None is one per core.
+        trace: file for what every step does.
+    """
+
+    name: str = "1"
+    device: str | None = None
+    threads: int | None = None
+    trace: Path | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaCommand:
     """What a replica of this machine is told.
@@ -27,6 +44,7 @@ class ReplicaCommand:
     Attributes:
         folder: for its socket and secrets; nobody else may look into it.
         cache_address: of its cache service; None keeps records in its own memory, `host_bytes` of it.
+        is_alone: whether it is the only one, and log lines need not tell it from others.
     """
 
     folder: Path
@@ -34,12 +52,14 @@ class ReplicaCommand:
     cache: CacheSettings
     cache_address: Address | None
     host_bytes: int
+    place: Place = Place()
+    is_alone: bool = True
     log_level: str = "info"
 
     @property
     def address(self) -> Address:
         """Where it will listen."""
-        return Address(path=str(self.folder / "replica.sock"))
+        return Address(path=str(self.folder / f"replica-{self.place.name}.sock"))
 
     def child(self) -> ChildCommand:
         """How it is run. Writes the secret of the cache service into the folder, where there is one."""
@@ -47,7 +67,8 @@ class ReplicaCommand:
         settings = {
             "model": engine.model,
             "dtype": engine.dtype,
-            "threads": engine.threads,
+            "device": self.place.device,
+            "threads": self.place.threads,
             "cache": self.cache_address,
             "cache_secret_name": cache.secret_name,
             "cache_secret_file": self._secret_file(),
@@ -60,7 +81,7 @@ class ReplicaCommand:
             "batch_edits": engine.batch_edits,
             "batch_tokens": engine.batch_tokens,
             "compile": "true" if engine.compile else None,
-            "trace": engine.trace,
+            "trace": self.place.trace,
             "orphan_seconds": ORPHAN_SECONDS,
             "grace_seconds": FETCH_SECONDS,
             "log_level": self.log_level,
@@ -76,6 +97,7 @@ class ReplicaCommand:
             stop_seconds=STOP_SECONDS,
             attempts=START_ATTEMPTS,
             final_codes=frozenset({_WRONG_SETTINGS}),
+            labels={} if self.is_alone else {"replica": self.place.name},
         )
 
     def _secret_file(self) -> Path | None:

@@ -12,6 +12,8 @@ from typing import Protocol, Self, TypeVar
 
 import structlog
 
+from instgenie.balancer.replica_view import ReplicaState
+from instgenie.balancer.step_costs import StepCosts
 from instgenie.errors import ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import (
     EditOrder,
@@ -39,6 +41,11 @@ T = TypeVar("T")
 
 class LinkedReplica(Replica, Protocol):
     """A replica behind a connection."""
+
+    @property
+    def costs(self) -> StepCosts:
+        """What its steps take, by its last word."""
+        ...
 
     @property
     def closed(self) -> bool:
@@ -74,9 +81,12 @@ class Host(Protocol):
 class Elsewhere:
     """A replica that somebody else starts: whether it runs, connecting tells."""
 
+    def __init__(self) -> None:
+        self._life = Life(None)
+
     async def ready(self) -> Life:
         """See `Host`; such a life never ends."""
-        return Life(None)
+        return self._life
 
     def give_up(self, life: Life) -> None:
         """See `Host`. It is not ours to end."""
@@ -93,6 +103,7 @@ class SupervisedReplica:
 
     Attributes:
         presence: whether there is one.
+        state: ready where there is one. draining: it only finishes what it has. gone: there is none any more.
     """
 
     def __init__(
@@ -102,6 +113,7 @@ class SupervisedReplica:
         restarts: Restarts | None = None,
         answer_seconds: float = ANSWER_SECONDS,
         give_up_seconds: float = GIVE_UP_SECONDS,
+        name: str | None = None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -111,17 +123,26 @@ class SupervisedReplica:
             answer_seconds: that a question about templates waits for a replica that is away, and that a new one has
                 to pin templates before it gets edits.
             give_up_seconds: that a process may be there and not be reached.
+            name: in log lines, of one replica among others.
         """
         self.presence = Presence(is_there=False)
+        self.state: ReplicaState = "starting"
+        self._watchers: list[Callable[[], None]] = []
+        self._log = log.bind(replica=name) if name else log
         self._host, self._connect = host, connect
         self._answer_seconds, self._give_up_seconds = answer_seconds, give_up_seconds
         self._pauses = restarts or Restarts(random.random)
         self._replica: LinkedReplica | None = None
+        self._served: tuple[LinkedReplica, Life] | None = None  # connected, whether it takes orders or not
         self._last: LinkedReplica | None = None  # says what is served and what it costs while there is none
         self._pinned: set[str] = set()
         self._reason = "it is not there yet"
         self._tasks = KeptTasks()
         self._task: asyncio.Task[None] | None = None
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have this called when the state changes."""
+        self._watchers.append(changed)
 
     async def start(self) -> None:
         """Wait until there is one, however long that takes."""
@@ -140,6 +161,11 @@ class SupervisedReplica:
     def model(self) -> ModelCard:
         """See `Replica`."""
         return self._known().model
+
+    @property
+    def costs(self) -> StepCosts:
+        """See `LinkedReplica`. While there is none, those of the last one."""
+        return self._known().costs
 
     def predicted_seconds(self, order: EditOrder) -> float:
         """See `Replica`."""
@@ -177,6 +203,10 @@ class SupervisedReplica:
         self._pinned |= wanted
         return await self._asked(lambda replica: replica.pin(wanted)) if wanted else 0
 
+    def keep_pinned(self, keys: Iterable[str]) -> None:
+        """Have templates pinned on the next one, while there is none."""
+        self._pinned |= set(keys)
+
     async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`. With a replica that is away, its pins have gone."""
         wanted = set(keys)
@@ -210,6 +240,13 @@ class SupervisedReplica:
         if self._replica is not None:
             await self._replica.drain()
 
+    async def give_up(self) -> None:
+        """Take the replica for lost: whatever it was asked fails, and its process is ended where that can be done."""
+        if self._served is not None:
+            replica, life = self._served
+            self._host.give_up(life)
+            await replica.close()
+
     async def close(self) -> None:
         """See `Replica`. A second time it does nothing."""
         task, self._task = self._task, None
@@ -222,29 +259,35 @@ class SupervisedReplica:
         tried: Life | None = None
         while True:
             life = await self._host.ready()
+            tell = self._log.debug  # one attempt after the other may fail for long
             if life is not tried:
-                tried, since = life, time.monotonic()
+                tried, since, tell = life, time.monotonic(), self._log.warning
             try:
                 replica = await self._connect()
             except ReplicaError as error:
                 self._reason = str(error)
                 pause_seconds = self._pauses.seconds_after(0)
-                log.warning("the replica cannot be reached", reason=str(error), next_try_seconds=pause_seconds)
+                tell("the replica cannot be reached: it is tried again", reason=str(error))
                 if time.monotonic() - since >= self._give_up_seconds:
                     self._host.give_up(life)
-                await asyncio.sleep(pause_seconds)
+                await _ended(life, pause_seconds)
                 continue
             came_at = time.monotonic()
+            self._served = replica, life
             try:
                 await self._serve(replica, life)
                 self._reason = life.reason or await replica.wait_closed()
-                log.warning("the replica is gone: edits wait for the next one", reason=self._reason)
+                if not life.is_renewed:
+                    self._log.warning("the replica is gone", reason=self._reason)
             finally:
-                self._let_go(replica)
+                self._served = None
+                self._become("gone")
                 await replica.close()
             tried = None
-            if not life.ended.is_set():  # nobody says when it is worth trying again
-                await asyncio.sleep(self._pauses.seconds_after(time.monotonic() - came_at))
+            if life.is_renewed:
+                await life.ended.wait()
+            elif not life.ended.is_set():  # nobody says when it is worth trying again
+                await _ended(life, self._pauses.seconds_after(time.monotonic() - came_at))
 
     async def _serve(self, replica: LinkedReplica, life: Life) -> None:
         """Be this replica until it is gone; one that drains only finishes what it has."""
@@ -256,15 +299,14 @@ class SupervisedReplica:
         try:
             await self._pin_again(replica)
             card = replica.model
-            log.info("connected to the replica", model=card.name, revision=card.revision, device=card.device)
+            self._log.info("connected to the replica", model=card.name, revision=card.revision, device=card.device)
             self._last = replica
             if not (replica.is_draining or replica.closed):
-                self._replica = replica
-                self.presence.change(is_there=True)
+                self._become("ready", replica)
             await asyncio.wait({leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
             self._let_go(replica)
             if not (replica.closed or life.ended.is_set()):
-                log.info("the replica takes no more edits: it finishes those that it has")
+                self._log.info("the replica takes no more edits: it finishes those that it has")
             await asyncio.wait({closed, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for end in ends:
@@ -281,7 +323,7 @@ class SupervisedReplica:
                 if given_up := wanted - self._pinned:  # meanwhile
                     await replica.unpin(given_up)
         except (TimeoutError, ReplicaError) as error:
-            log.warning("templates may not be pinned again", templates=len(wanted), reason=repr(error))
+            self._log.warning("templates may not be pinned again", templates=len(wanted), reason=repr(error))
 
     def _known(self) -> LinkedReplica:
         assert self._last is not None, "it was started"
@@ -319,5 +361,21 @@ class SupervisedReplica:
 
     def _let_go(self, replica: LinkedReplica) -> None:
         if self._replica is replica:
-            self._replica = None
-            self.presence.change(is_there=False)
+            has_ended = self._served is not None and self._served[1].ended.is_set()
+            self._become("gone" if replica.closed or has_ended else "draining")
+
+    def _become(self, state: ReplicaState, replica: LinkedReplica | None = None) -> None:
+        """Args:
+        replica: that takes orders from now on; None where there is none.
+        """
+        self._replica, self.state = replica, state
+        self.presence.change(is_there=replica is not None)
+        for changed in self._watchers:
+            changed()
+
+
+async def _ended(life: Life, longest_seconds: float) -> None:
+    """Wait so long, or until the process has ended."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(longest_seconds):
+            await life.ended.wait()

@@ -7,12 +7,12 @@ import asyncio
 from aiohttp import web
 
 from instgenie import __version__
-from instgenie.errors import ReplicaError
-from instgenie.orders import Replica, ReplicaStats
 from instgenie_server.app_keys import CACHE_METRICS, METRICS
+from instgenie_server.engine_slot import Engine
+from instgenie_server.fleet.standing import Standing
 from instgenie_server.routes.keys import ENGINE
 from instgenie_server.routes.reply import json_reply
-from instgenie_server.schemas import HealthReply
+from instgenie_server.schemas import HealthReply, ReplicaCounts
 
 routes = web.RouteTableDef()
 
@@ -29,9 +29,12 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 while edits are taken and there is a replica for them; 503 before, and while the server stops."""
     slot = request.app[ENGINE]
-    is_away = slot.if_open is not None and not slot.if_open.presence.is_there
-    status = "starting" if slot.status == "ok" and is_away else slot.status
-    return json_reply(HealthReply(status=status, version=__version__), status=200 if status == "ok" else 503)
+    engine = slot.if_open
+    status = "starting" if slot.status == "ok" and engine is not None and not engine.presence.is_there else slot.status
+    fleet = None if engine is None else engine.fleet
+    replicas = None if fleet is None else ReplicaCounts(ready=fleet.num_ready, all=fleet.size)
+    reply = HealthReply(status=status, version=__version__, replicas=replicas)
+    return json_reply(reply, status=200 if status == "ok" else 503)
 
 
 @routes.get("/metrics")
@@ -42,16 +45,14 @@ async def metrics(request: web.Request) -> web.Response:
     if engine is not None:
         app[METRICS].set_queue_seconds(engine.edits.waiting_seconds())
         app[METRICS].set_jobs({state.value: count for state, count in (await engine.jobs.counts()).items()})
-        app[METRICS].set_replica(await _stats(engine.replica), engine.presence.returns)
+        app[METRICS].set_replicas(await _standings(engine))
     content_type, body = await asyncio.to_thread(app[METRICS].exposition)
     of_service = await app[CACHE_METRICS].text() if CACHE_METRICS in app else b""
     return web.Response(body=body + of_service, headers={"Content-Type": content_type})
 
 
-async def _stats(replica: Replica) -> ReplicaStats | None:
-    """What the replica says of itself; None where it cannot, or takes too long."""
-    try:
-        async with asyncio.timeout(STATS_SECONDS):
-            return await replica.stats()
-    except (TimeoutError, ReplicaError):
-        return None
+async def _standings(engine: Engine) -> list[Standing]:
+    """How the replicas stand; the one in this process is always there."""
+    if engine.fleet is None:
+        return [Standing("1", "ready", await engine.replica.stats())]
+    return await engine.fleet.standings(STATS_SECONDS)

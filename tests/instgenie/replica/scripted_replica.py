@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from instgenie.balancer.step_costs import StepCosts
 from instgenie.edit_cost import EditCost
 from instgenie.order_work import predicted_work
 from instgenie.orders import (
@@ -100,6 +101,7 @@ class ScriptedReplica:
         self.begins: Counter[str] = Counter()
         self.error: Exception | None = None  # of questions about templates
         self.is_draining = False
+        self.costs: StepCosts  # where a test sets them
         self._working: dict[str, Scripted] = {}
         self._came = asyncio.Condition()
 

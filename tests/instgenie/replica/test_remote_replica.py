@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from instgenie.balancer.step_costs import LoadSeconds, StepCosts, TokenSeconds
 from instgenie.errors import (
     DeadlineError,
     InvalidInputError,
@@ -25,6 +27,7 @@ from instgenie.replica.remote_replica import RemoteReplica
 from instgenie.replica.service import ReplicaService
 from instgenie_cache.wire.address import Address
 from instgenie_cache.wire.handshake import SharedSecret
+from tests.instgenie.replica.conftest import QUICK
 from tests.instgenie.replica.scripted_replica import (
     CARD,
     OUTCOME,
@@ -131,6 +134,28 @@ async def test_card_stats_and_speed(remote: RemoteReplica, scripted: ScriptedRep
     (await scripted.begun("edit")).end.set_result(OUTCOME)
     await edit
     assert remote.predicted_seconds(order) == pytest.approx(scripted.predicted_seconds(order))
+
+
+async def test_step_costs_come_with_the_hello_with_stats_and_with_ends(
+    service: ReplicaService, scripted: ScriptedReplica
+) -> None:
+    """In proportion to tokens, where the replica does not say what steps take; else as it says."""
+    first = StepCosts(1.0, TokenSeconds(0.5), TokenSeconds(0.25), {"host": LoadSeconds(0.0, 1e-9)}, 2.0)
+    remote = await RemoteReplica.connect(service.addresses[0], settings=QUICK)
+    assert remote.costs.masked.row == pytest.approx(0.25)
+    scripted.costs = first
+    await remote.stats()
+    assert remote.costs == first
+    scripted.costs = replace(first, base_seconds=3.0)
+    edit = asyncio.create_task(remote.edit(an_order(), lambda _: None))
+    (await scripted.begun("edit")).end.set_result(OUTCOME)
+    await edit
+    assert remote.costs == replace(first, base_seconds=3.0)
+    scripted.costs = replace(first, base_seconds=4.0)
+    other = await RemoteReplica.connect(service.addresses[0], settings=QUICK)
+    assert other.costs == replace(first, base_seconds=4.0)
+    await remote.close()
+    await other.close()
 
 
 async def test_cancelled_call_cancels_the_edit(remote: RemoteReplica, scripted: ScriptedReplica) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instgenie.balancer.step_costs import LoadSeconds, StepCosts, TokenSeconds
 from instgenie.errors import ReplicaError
 from instgenie.orders import EditOrder, HeldTemplate, ModelCard, Output, Pixels, StepReport, WarmOrder, WarmReport
 from instgenie.replica.fields import read_fields, to_fields
@@ -28,11 +29,24 @@ from instgenie.replica.messages import (
     encode_outcome,
     encode_report,
     order_digest,
+    read_speed,
 )
+from instgenie.replica.speed import Speed
+from instgenie_cache import TierName
 from instgenie_cache.errors import ProtocolError
 from instgenie_cache.wire.frames import decode_header, encode_frame_head
 from tests.instgenie.replica.scripted_replica import CARD, OUTCOME, WINDOW, a_warm_order, an_order
 
+SPEED = Speed(
+    0.5,
+    StepCosts(
+        0.25,
+        TokenSeconds(1e-5, 1e-9, 1e-6),
+        TokenSeconds(2e-5, 2e-9),
+        {"host": LoadSeconds(0.0, 1e-10), "disk": LoadSeconds(0.001, 1e-9)},
+        0.125,
+    ),
+)
 TEXTS = st.text(st.characters(), max_size=30)  # half characters, too
 NAMES = st.text(max_size=20).filter(lambda text: text.isprintable())
 WHOLE = st.integers(-(2**63), 2**63 - 1)
@@ -139,19 +153,80 @@ def test_reports_that_are_malformed(header: dict[str, Any]) -> None:
 
 
 def test_outcomes() -> None:
-    assert decode_outcome(*sent(encode_outcome(OUTCOME, 0.5))) == (OUTCOME, 0.5)
-    assert decode_outcome(*sent(encode_outcome(None, 0.5))) == (None, 0.5)
+    assert decode_outcome(*sent(encode_outcome(OUTCOME, SPEED))) == (OUTCOME, SPEED)
+    assert decode_outcome(*sent(encode_outcome(None, SPEED))) == (None, SPEED)
 
 
-@given(st.dictionaries(st.sampled_from(["end", "timings", "width", "height", "seconds_per_token", "x"]), PLAIN))
+@given(
+    st.dictionaries(st.sampled_from(["end", "timings", "width", "height", "seconds_per_token", "costs", "x"]), PLAIN)
+)
 def test_outcomes_that_are_malformed(fields: dict[str, Any]) -> None:
-    header, payload = sent(encode_outcome(OUTCOME, 0.5))
+    header, payload = sent(encode_outcome(OUTCOME, SPEED))
     try:
-        outcome, factor = decode_outcome(header | fields, payload)
+        outcome, speed = decode_outcome(header | fields, payload)
     except ProtocolError:
         return
-    assert factor >= 0
+    assert speed.seconds_per_token >= 0
     assert outcome is None or outcome.timings == OUTCOME.timings
+
+
+SECONDS = st.floats(0, allow_infinity=False)
+TIERS: list[TierName] = ["host", "disk", "object"]
+
+
+@given(
+    st.builds(
+        Speed,
+        SECONDS,
+        st.builds(
+            StepCosts,
+            SECONDS,
+            st.builds(TokenSeconds, SECONDS, SECONDS, SECONDS),
+            st.builds(TokenSeconds, SECONDS),
+            st.dictionaries(st.sampled_from(TIERS), st.builds(LoadSeconds, SECONDS, SECONDS)),
+            SECONDS,
+        ),
+    )
+)
+def test_speeds(speed: Speed) -> None:
+    header, _ = sent(Body({"stats": {}, **to_fields(speed)}))
+    assert read_speed(header) == speed
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), "1", None, True, {"row": 1.0}])
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("seconds_per_token",),
+        ("costs",),
+        ("costs", "base_seconds"),
+        ("costs", "masked"),
+        ("costs", "masked", "pair"),
+        ("costs", "full", "row"),
+        ("costs", "edge_seconds"),
+        ("costs", "loads"),
+        ("costs", "loads", "disk"),
+        ("costs", "loads", "disk", "byte"),
+    ],
+)
+def test_speeds_that_cannot_be(place: tuple[str, ...], wrong: Any) -> None:
+    fields = to_fields(SPEED)
+    inner = fields
+    for name in place[:-1]:
+        inner = inner[name]
+    assert place[-1] in inner
+    inner[place[-1]] = wrong
+    with pytest.raises(ProtocolError):
+        read_speed(fields)
+
+
+def test_speeds_of_tiers_that_there_are_not() -> None:
+    fields = to_fields(SPEED)
+    fields["costs"]["loads"]["tape"] = fields["costs"]["loads"].pop("disk")
+    with pytest.raises(ProtocolError, match=r"StepCosts\.loads is not to be 'tape'"):
+        read_speed(fields)
+    with pytest.raises(ProtocolError, match="Speed lacks 'costs'"):
+        read_speed({"seconds_per_token": 0.5})
 
 
 @given(st.dictionaries(st.sampled_from(["error", "message", "parameter"]), PLAIN))
@@ -181,7 +256,8 @@ def test_keys_that_are_malformed(payload: bytes) -> None:
 
 
 def test_greetings() -> None:
-    welcome = Welcome(instance="a", model=CARD, is_draining=False, seconds_per_token=0.5)
+    welcome = Welcome(instance="a", model=CARD, is_draining=False, seconds_per_token=0.5, costs=SPEED.costs)
+    assert welcome.speed == SPEED
     assert read_fields(Welcome, to_fields(welcome)) == welcome
     for wrong in ({}, {"version": 1, "client": "x"}, {"version": "1", "client": "x", "front_end": "y"}, None):
         with pytest.raises(ProtocolError, match="Hello"):

@@ -163,6 +163,7 @@ async def test_results_that_nobody_fetches_are_not_waited_for_forever(tmp_path: 
         (["--listen", "unix:/tmp/x", "--secret-file", "/no/such"], "/no/such cannot be read"),
         (["--listen", "unix:/tmp/x", "--socket-mode", "rw"], "socket-mode"),
         (["--listen", "unix:/tmp/x", "--cache", "nowhere"], "cache: an address is"),
+        (["--listen", "unix:/tmp/x", "--device", "cuda:99"], "device: there is no cuda:99 here, only "),
     ],
 )
 async def test_settings_that_cannot_be(options: list[str], message: str) -> None:

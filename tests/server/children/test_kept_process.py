@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from instgenie_server.processes.child_command import ChildCommand
-from instgenie_server.processes.kept_process import KeptProcess
+from instgenie_server.processes.kept_process import KeptProcess, RenewError
 from instgenie_server.processes.restarts import Restarts
 
 PROGRAM = """
 import os, signal, sys
 mode = os.environ["MODE"]
+if mode == "once":
+    try:
+        open(os.environ["MARK"], "x").close()
+    except FileExistsError:
+        sys.exit("error: no memory")
 if mode == "refuses":
     sys.exit("error: no model there")
 if mode == "wrong usage":
@@ -42,7 +48,7 @@ def command_of(folder: Path, mode: str = "", *, ready_seconds: float = 60, stop_
         name="child",
         module="a_child",
         logger="a_child",
-        settings={"PYTHONPATH": str(folder), "MODE": mode},
+        settings={"PYTHONPATH": str(folder), "MODE": mode, "MARK": str(folder / "mark")},
         ready_seconds=ready_seconds,
         stop_seconds=stop_seconds,
         attempts=3,
@@ -90,6 +96,59 @@ async def test_another_one_takes_the_place_of_one_that_dies(folder: Path) -> Non
         ("the child ended", -9),
         ("the child is ready", None),
     ]
+
+
+async def test_another_one_takes_the_place_of_one_that_is_renewed(folder: Path) -> None:
+    async with kept(command_of(folder)) as process:
+        assert await process.start()
+        first = await process.ready()
+        with capture_logs() as logged:
+            await process.renew()
+        second = await process.ready()
+        assert first.is_renewed
+        assert (first.ended.is_set(), second.ended.is_set()) == (True, False)
+        assert first.reason == "it was told to end"
+        assert second.process_id not in (None, first.process_id)
+        await process.renew()
+        assert process.lives == 3
+    assert [(line["event"], line["log_level"]) for line in logged] == [
+        ("the child is renewed", "info"),
+        ("the child is ready", "info"),
+    ]
+
+
+async def test_one_that_does_not_end_to_be_renewed_is_killed(folder: Path) -> None:
+    async with kept(command_of(folder, "stubborn")) as process:
+        assert await process.start()
+        await process.renew(stop_seconds=0.2)
+        assert process.lives == 2
+        process.give_up(await process.ready())  # it would not end when the server does
+
+
+async def test_where_the_next_one_cannot_be_started(folder: Path) -> None:
+    async with kept(command_of(folder, "once")) as process:
+        assert await process.start()
+        with pytest.raises(RenewError, match="no memory"):
+            await process.renew()
+        (folder / "mark").unlink()  # it is tried on
+        assert (await process.ready()).process_id is not None
+
+
+async def test_one_that_could_not_be_started_is_not_renewed(folder: Path) -> None:
+    async with kept(command_of(folder, "wrong usage")) as process:
+        assert not await process.start()
+        assert process.is_hopeless
+        with pytest.raises(RenewError, match="not tried any more"):
+            await process.renew()
+
+
+async def test_log_lines_tell_it_from_others(folder: Path) -> None:
+    command = replace(command_of(folder, "refuses"), labels={"replica": "2"})
+    with capture_logs() as logged:
+        async with kept(command) as process:
+            assert not await process.start()
+    assert {line["replica"] for line in logged} == {"2"}
+    assert {line["event"] for line in logged} == {"the child ended", "error: no model there"}
 
 
 async def test_one_that_does_not_answer_is_killed(folder: Path) -> None:

@@ -15,7 +15,6 @@ from instgenie.orders import (
     EditOutcome,
     HeldTemplate,
     ModelCard,
-    PhaseTimings,
     Pixels,
     ReplicaStats,
     StepReport,
@@ -24,30 +23,8 @@ from instgenie.orders import (
 )
 from instgenie_server.jobs import Job
 from instgenie_server.jobs.dispatcher import ReadPicture
+from tests.server.routes.scripted_replica import MODEL, TIMINGS
 
-TIMINGS = PhaseTimings(
-    queue_ms=0,
-    encode_ms=1,
-    record_ms=2,
-    denoise_ms=3,
-    decode_ms=4,
-    cache="hit",
-    steps=4,
-    dense_steps=0,
-    tokens_active=5,
-    tokens_total=16,
-)
-MODEL = ModelCard(
-    name="fake",
-    revision="1",
-    dtype="float32",
-    device="cpu",
-    steps=4,
-    guidance=1.0,
-    distilled=True,
-    canvas_pixels=64,
-    patch=16,
-)
 _numbers = itertools.count()
 
 

@@ -19,7 +19,8 @@ from instgenie_server.jobs.errors import JobStoreError
 from instgenie_server.jobs.event_log import EventKind
 from instgenie_server.jobs.job import MAX_ATTEMPTS, Job, JobState
 from tests.server.jobs.bench import SETTINGS, Bench, Gate, a_bench
-from tests.server.jobs.fakes import TIMINGS, FakeReplica, ManualReplica, RunningEdit, make_order, result_of
+from tests.server.jobs.fakes import FakeReplica, ManualReplica, RunningEdit, make_order, result_of
+from tests.server.routes.scripted_replica import TIMINGS
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -70,10 +70,10 @@ class ServerProcess:
         """All that it has written to stderr."""
         return "".join(self.lines)
 
-    def until(self, pattern: str) -> re.Match[str]:
-        """Wait until the log holds the pattern: its first match."""
+    def until(self, pattern: str, seconds: float = START_SECONDS) -> re.Match[str]:
+        """Wait until the log holds the pattern, but not longer than that: its first match."""
         with self._grown:
-            self._grown.wait_for(lambda: self._ended or re.search(pattern, self.log()), START_SECONDS)
+            self._grown.wait_for(lambda: self._ended or re.search(pattern, self.log()), seconds)
             found = re.search(pattern, self.log())
         assert found is not None, f"no {pattern!r} in:\n{self.log()}"
         return found

@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from instgenie.balancer.step_costs import StepCosts
 from instgenie.errors import ReplicaError
-from instgenie.orders import HeldTemplate
+from instgenie.orders import HeldTemplate, ModelCard, ReplicaStats
 from instgenie_server.processes.kept_process import Life
-from tests.server.routes.scripted_replica import ScriptedReplica
+from tests.server.routes.scripted_replica import COSTS, MODEL, ScriptedReplica
 
 
 class FakeLink(ScriptedReplica):
     """A scripted replica behind a connection that the test cuts."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: ModelCard = MODEL, costs: StepCosts = COSTS) -> None:
         super().__init__()
+        self._model, self._costs = model, costs
         self.leaving = asyncio.Event()
         self.is_closed = asyncio.Event()
-        self.hangs = False  # in questions about templates
+        self.hangs = False  # in questions
+
+    @property
+    def model(self) -> ModelCard:
+        return self._model
+
+    @property
+    def costs(self) -> StepCosts:
+        return self._costs
 
     @property
     def closed(self) -> bool:
@@ -53,6 +63,10 @@ class FakeLink(ScriptedReplica):
         self.pinned |= keys
         return len(keys)
 
+    async def stats(self) -> ReplicaStats:
+        await self._answered()
+        return await super().stats()
+
     async def close(self) -> None:
         if not self.closed:
             self.cut()
@@ -74,6 +88,7 @@ class FakeHost:
         self.hangs = False  # its replicas do, in questions about templates
         self.drains = False  # they do already when they are connected
         self.given_up: list[Life] = []
+        self.model, self.costs = MODEL, COSTS  # of its next replicas
 
     async def ready(self) -> Life:
         return await self.lives.get()
@@ -82,7 +97,7 @@ class FakeHost:
         if self.failures:
             self.failures -= 1
             raise ReplicaError("nobody listens")
-        link = FakeLink()
+        link = FakeLink(self.model, self.costs)
         link.hangs = self.hangs
         if self.drains:
             link.leaving.set()

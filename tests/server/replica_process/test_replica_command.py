@@ -8,8 +8,9 @@ from pathlib import Path
 
 from instgenie.replica.__main__ import ENV_PREFIX, serve
 from instgenie_cache.wire.address import Address
-from instgenie_server.replica_process.open_replica import secret_of, weight_bytes
-from instgenie_server.replica_process.replica_command import ReplicaCommand
+from instgenie_server.fleet.found_members import secret_of
+from instgenie_server.replica_process.replica_command import Place, ReplicaCommand
+from instgenie_server.replica_process.weight_bytes import weight_bytes
 from instgenie_server.settings import CacheSettings, EngineSettings
 
 SECRET = "0123456789abcdef"
@@ -18,10 +19,12 @@ SECRET = "0123456789abcdef"
 def command_in(folder: Path, **cache: object) -> ReplicaCommand:
     return ReplicaCommand(
         folder=folder,
-        engine=EngineSettings(model=Path("/model"), dtype="bfloat16", threads=3),
+        engine=EngineSettings(model=Path("/model"), dtype="bfloat16"),
         cache=CacheSettings.model_validate(cache),
         cache_address=Address(path="/records/cache.sock"),
         host_bytes=5000,
+        place=Place("2", device="cuda:1", threads=3, trace=Path("/trace.json")),
+        is_alone=False,
         log_level="debug",
     )
 
@@ -40,7 +43,9 @@ def test_the_replica_knows_all_of_it(tmp_path: Path) -> None:
     expected = {
         "model": "/model",
         "dtype": "bfloat16",
+        "device": "cuda:1",
         "threads": "3",
+        "trace": "/trace.json",
         "cache": "unix:/records/cache.sock",
         "host_bytes": "5000",
         "device_bytes": "7",
@@ -52,14 +57,16 @@ def test_the_replica_knows_all_of_it(tmp_path: Path) -> None:
         "log_format": "json",
     }
     assert expected.items() <= settings.items()
-    assert command.child().options == ("--listen", f"unix:{tmp_path}/replica.sock")
+    assert command.child().options == ("--listen", f"unix:{tmp_path}/replica-2.sock")
+    assert command.child().labels == {"replica": "2"}
 
 
 def test_what_is_automatic_is_left_to_the_replica(tmp_path: Path) -> None:
     command = ReplicaCommand(
         folder=tmp_path, engine=EngineSettings(), cache=CacheSettings(), cache_address=None, host_bytes=1
     )
-    assert not {"model", "threads", "cache", "device_bytes", "cache_secret_file"} & told(command).keys()
+    assert not {"model", "device", "threads", "cache", "device_bytes", "cache_secret_file"} & told(command).keys()
+    assert not command.child().labels
 
 
 def test_secrets_are_in_a_file(tmp_path: Path) -> None:

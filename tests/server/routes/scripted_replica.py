@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from instgenie.balancer.step_costs import StepCosts, TokenSeconds
 from instgenie.orders import (
     EditOrder,
     EditOutcome,
@@ -48,6 +49,7 @@ TIMINGS = PhaseTimings(
     tokens_active=5,
     tokens_total=16,
 )
+COSTS = StepCosts(base_seconds=0.01, masked=TokenSeconds(0.001), full=TokenSeconds(0.001), loads={})
 
 
 def outcome_of(order: EditOrder) -> EditOutcome:
@@ -107,11 +109,16 @@ class ScriptedReplica:
         self.pinned: set[str] = set()
         self.forgotten: list[str] = []
         self.records: dict[str, HeldTemplate] = {}
+        self.step_age_seconds = 0.0
         self._running: set[ScriptedEdit | ScriptedWarm] = set()
 
     @property
     def model(self) -> ModelCard:
         return MODEL
+
+    @property
+    def costs(self) -> StepCosts:
+        return COSTS
 
     def predicted_seconds(self, order: EditOrder) -> float:
         return self.seconds
@@ -132,6 +139,10 @@ class ScriptedReplica:
         finally:
             self._running.discard(edit)
             edit.stopped.set()
+
+    def running_edits(self) -> list[ScriptedEdit]:
+        """Those that have not ended."""
+        return [call for call in self._running if isinstance(call, ScriptedEdit)]
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
         def told(window: WarmReport) -> None:
@@ -174,7 +185,7 @@ class ScriptedReplica:
         return {key: self.records.get(key, HeldTemplate(None, 0)) for key in keys}
 
     async def stats(self) -> ReplicaStats:
-        return ReplicaStats(running=len(self._running))
+        return ReplicaStats(running=len(self._running), step_age_seconds=self.step_age_seconds)
 
     async def drain(self) -> None:
         pass

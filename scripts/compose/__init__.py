@@ -1,0 +1,1 @@
+"""A compose file's services as local processes: to try a deployment where there is no container engine."""

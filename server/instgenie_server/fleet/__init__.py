@@ -1,0 +1,1 @@
+"""All replicas of a server as one: edits go where they are done first."""

@@ -1,0 +1,82 @@
+"""A member of a fleet as the fleet treats it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from instgenie.balancer.replica_view import ReplicaState
+from instgenie.balancer.step_costs import StepCosts
+from instgenie.orders import ModelCard
+from instgenie_server.fleet.member import Member
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """What a fleet knows of a member.
+
+    Attributes:
+        state: that edits go by.
+        card: of its newest process; None before the first one joined.
+        costs: that the balancer was told last.
+        joined: set when another process has taken the place; whoever waits for one clears it before.
+        is_refused: it serves another model than the others.
+        is_renewed: another process is to take its place: it gets no more work.
+        is_hung: it was given up, and has not said since that it is well.
+        answered_at: when it last told what it does, on the fleet's clock.
+        orders: edits and warm-ups that it has.
+        warmups: of them.
+    """
+
+    member: Member
+    state: ReplicaState = "starting"
+    card: ModelCard | None = None
+    costs: StepCosts | None = None
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
+    is_refused: bool = False
+    is_renewed: bool = False
+    is_hung: bool = False
+    answered_at: float = 0.0
+    orders: int = 0
+    warmups: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def id(self) -> str:
+        """The member's."""
+        return self.member.id
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it answers questions: one that gets no more work still does."""
+        return self.member.replica.presence.is_there and not self.is_refused
+
+    @contextmanager
+    def at_work(self, warmups: int = 0) -> Iterator[None]:
+        """Let an order count as one that it has."""
+        self.orders += 1
+        self.warmups += warmups
+        try:
+            yield
+        finally:
+            self.orders -= 1
+            self.warmups -= warmups
+            if not self.orders:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until it has no orders."""
+        while self.orders:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def wanted_state(self) -> ReplicaState:
+        """By what its connection is, and what the fleet has decided."""
+        state = self.member.replica.state
+        if state != "ready" or self.card is None:  # one that the fleet has not been told of yet
+            return "starting" if state == "ready" else state
+        if self.is_refused:
+            return "gone"
+        return "draining" if self.is_renewed or self.is_hung else "ready"

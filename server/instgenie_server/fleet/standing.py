@@ -1,0 +1,23 @@
+"""How a member of a fleet stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from instgenie.balancer.replica_view import ReplicaState
+from instgenie.orders import ReplicaStats
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What there is to tell of a replica.
+
+    Attributes:
+        stats: None where it did not tell.
+        restarts: how often another process took the place of one.
+    """
+
+    id: str
+    state: ReplicaState
+    stats: ReplicaStats | None = None
+    restarts: int = 0

@@ -1,0 +1,217 @@
+"""Several replicas as one: where edits go, and what becomes of them when replicas do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from instgenie.balancer.template_map import Warmth
+from instgenie.errors import DeadlineError, MaskError, ReplicaAwayError, ReplicaError, ReplicaLostError
+from instgenie.orders import HeldTemplate, ReplicaStats, WarmOrder, WarmReport
+from instgenie_server.fleet.fleet_replica import FleetSettings
+from tests.server.fleet.crew import crew, order, until
+
+
+async def test_edits_are_spread_and_reports_are_told() -> None:
+    async with crew(2) as fleet:
+        steps: list[int] = []
+        edits = [asyncio.create_task(fleet.fleet.edit(order("a"), lambda step: steps.append(step.step)))]
+        first_name, first = await fleet.begun("a")
+        edits.append(fleet.edit("b", template=1))
+        second_name, second = await fleet.begun("b")
+        assert {first_name, second_name} == {1, 2}
+        for step in range(3):
+            first.step(step)
+        assert steps == [0, 1, 2]
+        first.succeed()
+        second.succeed()
+        assert all([(await edit).image for edit in edits])
+        assert [(decision.replica, decision.warmth) for decision in fleet.decisions] == [
+            (str(first_name), Warmth.COLD),
+            (str(second_name), Warmth.COLD),
+        ]
+
+
+async def test_a_template_that_was_recorded_is_known_as_warm() -> None:
+    async with crew(2) as fleet:
+        editing = fleet.edit("a")
+        _, edit = await fleet.begun("a")
+        edit.step(0)
+        edit.succeed()
+        await editing
+        editing = fleet.edit("b")
+        (await fleet.begun("b"))[1].succeed()
+        await editing
+        assert [decision.warmth for decision in fleet.decisions] == [Warmth.COLD, Warmth.HOST]
+
+
+async def test_an_edit_that_loses_its_replica_goes_to_another_one_at_once() -> None:
+    async with crew(2) as fleet:
+        editing = fleet.edit("a")
+        name, _ = await fleet.begun("a")
+        await fleet[name].kill()
+        with pytest.raises(ReplicaLostError, match="ended before"):
+            await editing
+        assert fleet.fleet.presence.is_there
+        assert fleet.fleet.num_ready == 1
+        again = fleet.edit("a")
+        other, edit = await fleet.begun("a")
+        assert other != name
+        edit.succeed()
+        await again
+        await fleet[name].run()
+        assert fleet.fleet.num_ready == 2
+
+
+async def test_while_nobody_is_there() -> None:
+    async with crew(2) as fleet:
+        for name in (1, 2):
+            await fleet[name].kill()
+        assert not fleet.fleet.presence.is_there
+        for asked in (
+            fleet.fleet.edit(order("a"), lambda _: None),
+            fleet.fleet.warm(WarmOrder(id="t", picture=order("a").picture), lambda _: None),
+            fleet.fleet.held(["k"]),
+            fleet.fleet.stats(),
+        ):
+            with pytest.raises(ReplicaAwayError):
+                await asked
+        assert fleet.fleet.model.name == "scripted"
+        assert fleet.fleet.predicted_seconds(order("a")) == 1
+        await fleet[2].run()
+        assert fleet.fleet.presence.is_there
+
+
+async def test_a_replica_of_which_nothing_was_heard_for_long_gets_nothing() -> None:
+    """Who waits must not find that there is one, or it would ask again and again."""
+    async with crew(1) as fleet:
+        fleet.clock.now += 31
+        with pytest.raises(ReplicaAwayError):
+            await fleet.edit("a")
+        assert not fleet.fleet.presence.is_there
+
+
+async def test_errors_of_an_edit_are_its_own() -> None:
+    async with crew(1) as fleet:
+        for error in (MaskError("mask", "is empty"), ReplicaError("out of memory"), DeadlineError("late")):
+            editing = fleet.edit("a")
+            (await fleet.begun("a"))[1].fail(error)
+            with pytest.raises(type(error)) as caught:
+                await editing
+            assert caught.value is error
+
+
+async def test_a_cancelled_edit_counts_no_more() -> None:
+    async with crew(2, FleetSettings(policy="least_requests")) as fleet:
+        edits = [fleet.edit(name) for name in "ab"]
+        first, running = await fleet.begun("a")
+        edits[0].cancel()
+        await running.stopped.wait()
+        assert running.cancelled
+        edits.append(fleet.edit("c"))
+        assert (await fleet.begun("c"))[0] == first
+        for name in "bc":
+            (await fleet.begun(name))[1].succeed()
+        await asyncio.gather(*edits[1:])
+
+
+async def test_a_deadline_counts_from_when_the_fleet_was_asked() -> None:
+    async with crew(1) as fleet:
+        editing = fleet.edit("a", deadline_seconds=10.0)
+        _, edit = await fleet.begun("a")
+        assert edit.order.deadline_seconds == 10
+        edit.succeed()
+        await editing
+
+
+async def test_templates_are_recorded_where_least_is_to_do() -> None:
+    async with crew(2) as fleet:
+        editing = fleet.edit("a")
+        name, edit = await fleet.begun("a")
+        warming = asyncio.create_task(fleet.fleet.warm(WarmOrder(id="t", picture=order("a").picture), lambda _: None))
+        other = fleet[3 - name]
+        (await other.link.warms.get()).succeed()
+        await warming
+        edit.succeed()
+        await editing
+
+
+async def test_an_edit_of_a_template_that_was_recorded_beforehand_finds_it_warm() -> None:
+    async with crew(1) as fleet:
+        warming = asyncio.create_task(fleet.fleet.warm(WarmOrder(id="t", picture=order("a").picture), lambda _: None))
+        warm = await fleet[1].link.warms.get()
+        warm.report(WarmReport(1, 1, (0, 0, 64, 64), "key", 100, "cold"))
+        warm.succeed()
+        await warming
+        editing = fleet.edit("a")
+        (await fleet.begun("a"))[1].succeed()
+        await editing
+        assert [decision.warmth for decision in fleet.decisions] == [Warmth.HOST]
+
+
+async def test_questions_go_to_all_that_are_there() -> None:
+    async with crew(3) as fleet:
+        for name, held in ((1, HeldTemplate(100, 2)), (2, HeldTemplate(None, 3))):
+            fleet[name].link.records["k"] = held
+        await fleet[3].kill()
+        assert await fleet.fleet.held(["k", "l"]) == {"k": HeldTemplate(100, 5), "l": HeldTemplate(None, 0)}
+        assert await fleet.fleet.pin(["k"]) == 1
+        assert [fleet[name].link.pinned for name in (1, 2)] == [{"k"}] * 2
+        await fleet[3].run()
+        assert fleet[3].link.pinned == {"k"}
+        await fleet[3].kill()
+        await fleet.fleet.unpin(["k"])
+        await fleet[3].run()
+        assert [fleet[name].link.pinned for name in (1, 2, 3)] == [set()] * 3
+        await fleet.fleet.pin(["k"])
+        await fleet[3].kill()
+        await fleet.fleet.forget(["k"])
+        await fleet[3].run()
+        assert [fleet[name].link.forgotten for name in (1, 2)] == [["k"]] * 2
+        assert not fleet[3].link.pinned
+
+
+async def test_one_that_hangs_does_not_keep_the_others_answers() -> None:
+    async with crew(2) as fleet:
+        fleet[1].link.hangs = True
+        assert await fleet.fleet.held(["k"]) == {"k": HeldTemplate(None, 0)}
+
+
+async def test_one_that_goes_while_it_is_asked_is_left_out() -> None:
+    async with crew(2) as fleet:
+        fleet[1].link.hangs = True
+        asking = asyncio.create_task(fleet.fleet.pin(["k"]))
+        await asyncio.sleep(0)
+        fleet[1].link.cut()
+        assert await asking == 1
+
+
+async def test_what_all_do() -> None:
+    async with crew(2) as fleet:
+        edits = [fleet.edit(name) for name in "ab"]
+        for name in "ab":
+            await fleet.begun(name)
+        assert (await fleet.fleet.stats()).running == 2
+        await fleet[2].kill()
+        standings = await fleet.fleet.standings(1)
+        assert [(standing.id, standing.state, standing.stats) for standing in standings] == [
+            ("1", "ready", ReplicaStats(running=1)),
+            ("2", "gone", None),
+        ]
+        await fleet[2].run()
+        assert [standing.restarts for standing in await fleet.fleet.standings(1)] == [0, 1]
+        fleet[1].link.let_go()
+        await asyncio.gather(*edits, return_exceptions=True)
+
+
+async def test_one_that_drains_gets_nothing_more() -> None:
+    async with crew(2) as fleet:
+        fleet[1].link.leaving.set()
+        await until(lambda: fleet.fleet.num_ready == 1)
+        editing = fleet.edit("a")
+        name, edit = await fleet.begun("a")
+        assert name == 2
+        edit.succeed()
+        await editing
+        assert [standing.state for standing in await fleet.fleet.standings(1)] == ["draining", "ready"]
