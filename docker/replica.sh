@@ -9,6 +9,8 @@ slot=1
 while [ "$slot" -le 64 ]; do
     exec 9>"$1/$slot.slot"
     if flock --nonblock 9; then # for as long as the replica has it open
+        # Each replica has a GPU of its own: the first socket goes with the first one.
+        [ "${INSTGENIE_REPLICA_DEVICE:-}" != cuda ] || export INSTGENIE_REPLICA_DEVICE="cuda:$((slot - 1))"
         printf 'unix:%s\n' "$1/$slot.sock" >"$2"
         exec python -m instgenie.replica --listen "unix:$1/$slot.sock"
     fi

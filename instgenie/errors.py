@@ -63,7 +63,7 @@ class ReplicaLostError(ReplicaError):
 
 
 class ReplicaAwayError(ReplicaLostError):
-    """There is no replica at the moment: the work was not begun."""
+    """There is no replica at the moment, or it makes place for another one: the work counts as not begun."""
 
 
 class CheckpointError(InstGenIEError):

@@ -18,6 +18,8 @@ from instgenie.sched.limits import BatchLimits
 # ready: takes orders. draining: finishes what it has. gone: its process is, and with it all that it had.
 ReplicaState = Literal["starting", "ready", "draining", "gone"]
 
+_MOST_FOREIGN = 1024  # edits of other front ends
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaProfile:
@@ -152,7 +154,8 @@ class ReplicaView:
         there = stats.waiting + stats.running + stats.finishing
         first_done = sorted(self._running, key=lambda edit_id: self._running[edit_id].steps_left(self.steps))
         over = [self._running.pop(edit_id).demand for edit_id in first_done[: max(0, len(first_done) - there)]]
-        unknown = max(0, there - len(self._running) - len(self._waiting))
+        # Of more than that it would be no use to know: it is full for long.
+        unknown = min(max(0, there - len(self._running) - len(self._waiting)), _MOST_FOREIGN)
         self._foreign = [self._foreign_edit(stats)] * unknown
         self._plan_anew()
         return over

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from instgenie.sim.simulation import Played, Simulation
 from instgenie.sim.trace import SimRequest
 
 _MOST_FOR_CAPACITY = 1000
+_BATCHES_FOR_CAPACITY = 20  # the edits of a batch end together
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,16 @@ class Figures:
 def capacity_per_second(model: SimModel, requests: Sequence[SimRequest]) -> float:
     """Edits a second of one replica that is never short of them, all templates in its host tier and none on its device.
 
-    It is played: the requests come all at once, a thousand of them at most, and the first and the last tenth of what is
-    done do not count. A load of 1 is this, times the replicas.
+    It is played: the requests come all at once, a thousand of them at most and again and again if they are few, and the
+    first and the last tenth of what is done do not count. A load of 1 is this, times the replicas.
 
     Raises:
         ValueError: there are fewer than ten requests.
     """
     if len(requests) < 10:
         raise ValueError(f"{len(requests)} requests are too few to tell a capacity")
-    at_once = [replace(request, seconds=0.0) for request in requests[:_MOST_FOR_CAPACITY]]
+    count = min(_MOST_FOR_CAPACITY, max(len(requests), _BATCHES_FOR_CAPACITY * model.limits.edits))
+    at_once = [replace(request, seconds=0.0) for request in islice(cycle(requests), count)]
     templates = len({(request.template, request.steps) for request in at_once})
     shape = FleetShape(replicas=1, host_templates=templates)
     simulation = Simulation(model, shape, POLICIES["round_robin"](), max(request.steps for request in at_once))

@@ -73,7 +73,7 @@ class InstantReplica:
         steps=1,
         guidance=1.0,
         distilled=True,
-        canvas_pixels=SIDE * SIDE,
+        canvas_pixels=SIDE,
         patch=16,
     )
 

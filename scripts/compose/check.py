@@ -37,6 +37,7 @@ SAMPLES = ROOT / "instgenie/builtin/samples"
 OBSERVED = ("prometheus/alerts.yml", "grafana/dashboards/instgenie.json")
 PROFILES = ("cpu", "prewarm")
 PORT = 8731
+EDITED_STEPS = 50  # of an edit that lasts until something is killed
 # Two replicas. Little memory for records: half of it, which is what a cache service fills when it starts, does not
 # hold a template, so that some of its steps are on the disk alone.
 SITE = {
@@ -71,7 +72,13 @@ class Check:
         await until("records are on the disk", self._records_are_on_disk, 60)
         await self._prewarm()
         for name in self._stand.containers:
-            edit = asyncio.create_task(self._edit(seed=2))
+            begun = asyncio.Event()
+            edit = asyncio.create_task(self._edit(seed=2, steps=EDITED_STEPS, begun=begun))
+            waited = asyncio.create_task(begun.wait())
+            await asyncio.wait({edit, waited}, return_when=asyncio.FIRST_COMPLETED)
+            waited.cancel()
+            if edit.done():
+                raise ComposeError(f"an edit was done before {name} could be killed: {edit.result().timings}")
             await self._kill(name)
             await edit
             self._say("the edit is done")
@@ -107,10 +114,19 @@ class Check:
         await self._stand.wait_healthy(name)
         self._say(f"{container.name} is healthy again")
 
-    async def _edit(self, seed: int) -> RemoteEdit:
+    async def _edit(self, seed: int, steps: int | None = None, begun: asyncio.Event | None = None) -> RemoteEdit:
+        """Args:
+        begun: set at its first step.
+        """
+
+        def say(what: str) -> None:
+            if begun is not None and what.startswith("step"):
+                begun.set()
+
+        values = {"prompt": "a watermelon", "seed": str(seed)} | ({} if steps is None else {"steps": str(steps)})
         picture, mask = ((SAMPLES / f"table_{name}.png").read_bytes() for name in ("template", "mask"))
         async with Connection(self._url, self._key) as server:
-            return await run_edit(server, picture, mask, {"prompt": "a watermelon", "seed": str(seed)}, lambda _: None)
+            return await run_edit(server, picture, mask, values, say)
 
     async def _metrics(self) -> str:
         async with Connection(self._url, self._key) as server:

@@ -86,7 +86,8 @@ async def serve(
         handler_cancellation=True,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    loop.add_signal_handler(signal.SIGHUP, lambda: _hang_up(app, terminals, stopped))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it: whoever logs out renews nothing
+        loop.add_signal_handler(signal.SIGHUP, lambda: _hang_up(app, terminals, stopped))
     listening = await _listen(settings.host, settings.port)  # before the model is loaded, which takes a while
     try:
         await runner.setup()

@@ -61,6 +61,11 @@ def test_cache_and_replica_take_their_settings() -> None:
     assert named <= replica_options.__annotations__.keys()
 
 
+def test_kubernetes_sets_no_variables_that_look_like_settings() -> None:
+    for kind, name in (("StatefulSet", "instgenie-node"), ("Deployment", "instgenie")):
+        assert manifest(kind, name)["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_pods_are_selected_by_their_labels() -> None:
     for kind, name in (("StatefulSet", "instgenie-node"), ("Deployment", "instgenie")):
         spec = manifest(kind, name)["spec"]

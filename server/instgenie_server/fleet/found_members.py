@@ -22,14 +22,16 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 # Between attempts to connect. Nobody tells when a replica is there again, and an attempt costs next to nothing.
 RETRY_SECONDS = 2.0
+_THEIRS = ("model", "dtype", "threads", "devices", "batch_edits", "batch_tokens", "compile", "trace")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @asynccontextmanager
 async def find_members(engine: EngineSettings) -> AsyncIterator[Sequence[Member]]:
     """Those that `engine.replica` names, once one of them answers. They go on when the block ends."""
-    if engine.trace is not None or engine.devices is not None:
-        log.warning("engine.trace and engine.devices have no effect: a replica at an address has settings of its own")
+    usual = EngineSettings()
+    if ignored := [f"engine.{name}" for name in _THEIRS if getattr(engine, name) != getattr(usual, name)]:
+        log.warning("settings have no effect: a replica at an address has its own", settings=ignored)
     addresses = [Address.parse(text.strip()) for text in engine.replica.split(",")]
     secret = secret_of(engine)
     async with AsyncExitStack() as stack:

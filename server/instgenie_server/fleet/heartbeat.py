@@ -56,7 +56,7 @@ class Heartbeat:
     async def beat(self, seat: Seat) -> None:
         """Ask a member once, if it is there."""
         replica = seat.member.replica
-        if not seat.is_there:
+        if not replica.is_connected:
             self._roster.update_presence()
             return
         try:
@@ -64,7 +64,7 @@ class Heartbeat:
                 stats = await replica.stats()
         except (TimeoutError, ReplicaError):
             stats = None
-        if not seat.is_there:  # it went meanwhile
+        if not replica.is_connected:  # it went meanwhile
             return
         if stats is not None:
             seat.answered_at = self._now()
@@ -80,7 +80,10 @@ class Heartbeat:
     async def _run(self, seat: Seat) -> None:
         while True:
             await asyncio.sleep(self._settings.every_seconds)
-            await self.beat(seat)
+            try:
+                await self.beat(seat)
+            except Exception:  # it would be heard of no more, and get no edits
+                log.exception("the heartbeat of a replica failed", replica=seat.id)
 
     def _trouble(self, seat: Seat, stats: ReplicaStats | None) -> str | None:
         """Why the member is of no use; None where it is."""
@@ -91,7 +94,7 @@ class Heartbeat:
         longest_seconds = max(
             self._settings.hung_seconds, HUNG_STEPS * _longest_step_seconds(self._roster.fleet[seat.id])
         )
-        if stats.step_age_seconds <= longest_seconds:
+        if not stats.step_age_seconds > longest_seconds:
             return None
         return f"it has been at one step for {stats.step_age_seconds:.0f} s, longer than {longest_seconds:.0f} s"
 

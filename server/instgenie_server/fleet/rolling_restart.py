@@ -24,8 +24,14 @@ async def renew_all(roster: Roster, drain_seconds: float) -> None:
         drain_seconds: that a member may finish what it has; then its edits are begun again elsewhere.
     """
     seats = [seat for seat in roster if seat.member.renew is not None and seat.member.replica.state == "ready"]
+    if not seats:
+        log.warning("there are no replicas of the server's own to renew")
+        return
     log.info("renewing the replicas, one after the other", replicas=len(seats))
     for seat in seats:
+        if len(roster) > 1 and not any(other is not seat for other in roster.ready()):
+            log.error("no other replica takes edits: this one is left as it is", replica=seat.id)
+            return
         seat.is_renewed = True
         roster.refresh()
         try:

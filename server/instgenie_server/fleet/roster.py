@@ -116,6 +116,9 @@ class Roster:
             )
             self.fleet.join(profile, seat.costs, self._now())
             seat.state = "starting"
+            seat.failed.clear()
+            if seat.member.renew is not None:  # else it may be the same process as before
+                seat.is_hung = False
         self.refresh()
         if replica.state == "ready":
             self._compare_dtypes(seat)
@@ -125,9 +128,12 @@ class Roster:
         return seat.state == "ready" and self._now() - self.fleet[seat.id].heard_at <= GONE_SECONDS
 
     def _compare_models(self) -> None:
-        """All that are used serve one model: that of those before, or else of the first that is there."""
+        """All that are used serve one model: the fleet's, for as long as any member served it last."""
         there = [(seat, seat.card) for seat in self if seat.member.replica.state == "ready" and seat.card is not None]
-        if there and not any(_is_same(card, self.card) for _, card in there):
+        known = [seat.card for seat in self if seat.card is not None]  # of those that are away, too
+        if there and not any(_is_same(card, self.card) for card in known):
+            if self.card is not None:
+                log.warning("the fleet serves another model from now on", model=there[0][1].name)
             self.card = there[0][1]
         for seat, card in there:
             was_refused, seat.is_refused = seat.is_refused, not _is_same(card, self.card)

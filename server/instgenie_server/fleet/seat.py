@@ -26,6 +26,7 @@ class Seat:
         is_renewed: another process is to take its place: it gets no more work.
         is_hung: it was given up, and has not said since that it is well.
         answered_at: when it last told what it does, on the fleet's clock.
+        failed: orders that failed there, since the last that did not.
         orders: edits and warm-ups that it has.
         warmups: of them.
     """
@@ -39,6 +40,7 @@ class Seat:
     is_renewed: bool = False
     is_hung: bool = False
     answered_at: float = 0.0
+    failed: set[str] = field(default_factory=set)
     orders: int = 0
     warmups: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)

@@ -214,6 +214,9 @@ class KeptProcess:
                 code, is_renewed = await self._run_once()
             except OSError as error:  # no process can be made
                 self.last_line = str(error)
+            except Exception as error:  # noqa: BLE001 - what launches it fails: it is tried again all the same
+                self._log.exception(self._event("could not be started"))
+                self.last_line = str(error)
             if self.lives == lives:
                 self._fail_renewal()
             if is_renewed:

@@ -103,7 +103,7 @@ def _join(address: str | None) -> bool:
         else:
             log.info("a Ray cluster of this machine alone was started")
             return True
-    ray.init(address=address, **quiet)
+    ray.init(address=address or "auto", **quiet)
     log.info("joined the Ray cluster", address=ray.get_runtime_context().gcs_address)
     return False
 

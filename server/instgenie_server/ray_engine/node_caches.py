@@ -100,8 +100,12 @@ class _NodeCache:
                 await self._run_once()
             except RayError as error:
                 log.warning("the actor of a cache service is gone", reason=reason_of(error), **self._labels)
-            if not any(node.id == self._node_id for node in await nodes_of_cluster()):
-                return
+            self._started.set()  # replicas do without one rather than wait
+            try:
+                if not any(node.id == self._node_id for node in await nodes_of_cluster()):
+                    return
+            except RayError as error:
+                log.warning("the cluster does not tell its machines", reason=reason_of(error), **self._labels)
             await asyncio.sleep(restarts.seconds_after(time.monotonic() - began_at))
 
     async def _run_once(self) -> None:

@@ -37,12 +37,14 @@ async def ray_members(engine: EngineSettings, cache: CacheSettings, log_level: s
         room = sum(placement.most_on(node) for node in nodes)
         if is_own and room < placement.replicas:
             raise RayEngineError(_too_small(placement, room))
-        most_on_machine = max(1, *(placement.most_on(node) for node in nodes))
+        if not room:
+            log.warning("no machine of the cluster has room yet, and replicas are sized by those that are there now")
+        most_on_machine = max((placement.most_on(node) for node in nodes), default=0) or 1
         model = engine.model or Path(instgenie.__file__).parent / "builtin"
         log_settings = LogSettings.model_validate({"level": log_level, "format": "json"})
         cache_launch = CacheLaunch(cache=cache, model=model, most_on_machine=most_on_machine, log=log_settings)
         launch = ReplicaLaunch(
-            engine=engine,
+            engine=engine.model_copy(update={"secret": None}),  # it is of no use there
             cache=cache,
             place=Place(device="cuda" if placement.gpus else "cpu", threads=engine.threads or placement.cpus),
             secret=secrets.token_hex(_SECRET_BYTES).encode(),

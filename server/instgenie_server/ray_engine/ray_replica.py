@@ -79,12 +79,8 @@ class RayReplica:
         Raises:
             OSError: it could not be started there.
         """
-        placement = self._placement
-        actor = await start_actor(
-            ReplicaActor, cpus=placement.cpus, gpus=placement.gpus, node_id=self._home, may_move=True
-        )
+        actor, where = await self._placed()
         try:
-            where = await self._placed(actor)
             self._node_id = self.member.machine = where.node_id
             log.info("the replica has its place", host=where.host, machine=where.node_id[:8], **self._labels)
             cache_address = await self._caches.on(where.node_id)
@@ -97,13 +93,41 @@ class RayReplica:
                 raise OSError(reason_of(error)) from error
             raise
 
-    async def _placed(self, actor: Any) -> Any:
-        """Where an actor is, once there is room for it, however long that takes."""
+    async def _placed(self) -> tuple[Any, Any]:
+        """An actor and where it is, once there is room: on the machine of the one before if there is soon.
+
+        Raises:
+            OSError: the actor went before it could tell.
+        """
+        placement = self._placement
+        for node_id in dict.fromkeys((self._home, None)):
+            try:
+                actor = await start_actor(
+                    ReplicaActor, cpus=placement.cpus, gpus=placement.gpus, node_id=node_id, may_move=True
+                )
+            except (RayError, ConnectionError) as error:
+                raise OSError(str(error)) from error
+            try:
+                where = await self._where(actor, is_patient=node_id is None)
+            except BaseException as error:
+                await end_actor(actor)
+                if isinstance(error, RayError):
+                    raise OSError(reason_of(error)) from error
+                raise
+            if where is not None:
+                return actor, where
+            await end_actor(actor)
+        raise AssertionError("the last one waits")
+
+    async def _where(self, actor: Any, *, is_patient: bool) -> Any:
+        """Where an actor is, however long that takes; None where it is not to be waited for and there is no room."""
         placed = asyncio.ensure_future(_answer(actor.where.remote()))
         try:
             async with asyncio.timeout(ROOM_SECONDS):
                 return await asyncio.shield(placed)
         except TimeoutError:
+            if not is_patient:
+                return None
             cpus, gpus = self._placement.cpus, self._placement.gpus
             log.warning("the cluster has no room for the replica: it waits", cpus=cpus, gpus=gpus, **self._labels)
             return await placed

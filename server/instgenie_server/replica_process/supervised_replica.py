@@ -134,11 +134,18 @@ class SupervisedReplica:
         self._pauses = restarts or Restarts(random.random)
         self._replica: LinkedReplica | None = None
         self._served: tuple[LinkedReplica, Life] | None = None  # connected, whether it takes orders or not
+        self._last_life: Life | None = None  # of that
         self._last: LinkedReplica | None = None  # says what is served and what it costs while there is none
         self._pinned: set[str] = set()
+        self._forgotten: set[str] = set()  # while there was none
         self._reason = "it is not there yet"
         self._tasks = KeptTasks()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is one that answers, be it that it only finishes what it has."""
+        return self._served is not None and self.state != "gone"
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Have this called when the state changes."""
@@ -222,6 +229,12 @@ class SupervisedReplica:
         if wanted:
             await self._asked(lambda replica: replica.forget(wanted))
 
+    def forget_later(self, keys: Iterable[str]) -> None:
+        """Have templates forgotten by the next one, before it gets edits."""
+        wanted = set(keys)
+        self._pinned -= wanted
+        self._forgotten |= wanted
+
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         """See `Replica`."""
         wanted = set(keys)
@@ -231,9 +244,11 @@ class SupervisedReplica:
         """See `Replica`.
 
         Raises:
-            ReplicaAwayError: there is no replica.
+            ReplicaAwayError: there is no replica, not even one that only finishes what it has.
         """
-        return await self._present().stats()
+        if self._served is None or self.state == "gone":
+            raise ReplicaAwayError(f"there is no replica at the moment: {self._reason}")
+        return await self._served[0].stats()
 
     async def drain(self) -> None:
         """See `Replica`. One that is away has nothing to finish."""
@@ -300,7 +315,7 @@ class SupervisedReplica:
             await self._pin_again(replica)
             card = replica.model
             self._log.info("connected to the replica", model=card.name, revision=card.revision, device=card.device)
-            self._last = replica
+            self._last, self._last_life = replica, life
             if not (replica.is_draining or replica.closed):
                 self._become("ready", replica)
             await asyncio.wait({leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -313,17 +328,22 @@ class SupervisedReplica:
                 end.cancel()
 
     async def _pin_again(self, replica: LinkedReplica) -> None:
-        """Have it keep what the one before kept. A cache that hangs does not keep edits waiting."""
-        wanted = set(self._pinned)
-        if not wanted:
-            return
+        """Have it keep what the one before kept, and not what was dropped while there was none. A cache that hangs does
+        not keep edits waiting.
+        """
+        pinned: set[str] = set()
         try:
             async with asyncio.timeout(self._answer_seconds):
-                await replica.pin(wanted)
-                if given_up := wanted - self._pinned:  # meanwhile
+                if forgotten := set(self._forgotten):
+                    await replica.forget(forgotten)
+                    self._forgotten -= forgotten
+                while missing := self._pinned - pinned:  # more may come meanwhile
+                    await replica.pin(missing)
+                    pinned |= missing
+                if given_up := pinned - self._pinned:
                     await replica.unpin(given_up)
         except (TimeoutError, ReplicaError) as error:
-            self._log.warning("templates may not be pinned again", templates=len(wanted), reason=repr(error))
+            self._log.warning("templates may be kept, or not, that should not, or should", reason=repr(error))
 
     def _known(self) -> LinkedReplica:
         assert self._last is not None, "it was started"
@@ -357,7 +377,12 @@ class SupervisedReplica:
         """What came of work on a replica, by what has become of that."""
         if replica.is_draining or replica.closed:
             self._let_go(replica)  # now: who asks again at once is not to be sent there again
-        return error if replica is self._replica else ReplicaLostError("the replica ended before it was done")
+        if replica is self._replica:
+            return error
+        is_renewed = self._last_life is not None and replica is self._last and self._last_life.is_renewed
+        if is_renewed or (replica.is_draining and not replica.closed):
+            return ReplicaAwayError("the replica made place for another one before it was done")
+        return ReplicaLostError("the replica ended before it was done")
 
     def _let_go(self, replica: LinkedReplica) -> None:
         if self._replica is replica:

@@ -205,6 +205,51 @@ async def test_what_all_do() -> None:
         await asyncio.gather(*edits, return_exceptions=True)
 
 
+async def test_a_replica_that_fails_all_edits_is_given_up() -> None:
+    """It has the least to do, and would get all that come."""
+    async with crew(2) as fleet:
+        failed = 0
+        for number in range(40):
+            editing = fleet.edit(f"edit {number}", template=number)
+            name, edit = await fleet.begun(f"edit {number}")
+            if name == 2:
+                edit.succeed()
+                await editing
+                continue
+            edit.fail(ReplicaError("the device failed"))
+            with pytest.raises(ReplicaLostError, match="the device failed"):  # it may succeed elsewhere
+                await editing
+            failed += 1
+            if failed == 3:
+                break
+        await until(lambda: bool(fleet[1].host.given_up))
+        assert fleet.fleet.num_ready == 1
+
+
+async def test_what_is_forgotten_while_a_member_is_away_is_forgotten_there_before_it_edits() -> None:
+    async with crew(2) as fleet:
+        await fleet[2].kill()
+        await fleet.fleet.forget(["k"])
+        assert fleet[1].link.forgotten == ["k"]
+        await fleet[2].run()
+        assert fleet[2].link.forgotten == ["k"]
+
+
+async def test_an_edit_that_is_cut_off_by_a_renewal_goes_elsewhere_and_loses_no_attempt() -> None:
+    async with crew(2, FleetSettings(drain_seconds=0.01)) as fleet:
+        editing = fleet.edit("a")
+        first, _ = await fleet.begun("a")
+        life = fleet[first].life
+        assert life is not None
+        life.is_renewed = True
+        await fleet[first].kill()
+        other = fleet[3 - first]
+        await until(lambda: bool(other.link.running_edits()))
+        (edit,) = other.link.running_edits()
+        edit.succeed()
+        assert (await editing).image
+
+
 async def test_one_that_drains_gets_nothing_more() -> None:
     async with crew(2) as fleet:
         fleet[1].link.leaving.set()
