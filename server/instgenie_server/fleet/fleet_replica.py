@@ -46,7 +46,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-MAX_FAILED = 3  # orders that failed one after the other on a replica, which is then taken for broken
+MAX_BLAMED = 3  # orders that failed on a replica and were done by others, before it is taken for broken
 LARGE_BYTES = 1 << 20  # of a picture and its mask: looking at every pixel is for a thread
 CLOSE_SECONDS = 5.0
 
@@ -213,12 +213,10 @@ class FleetReplica:
         await self._let_go(wanted)
         if not wanted:
             return
-        there = self._there()
+        there = await self._there_soon()
         for seat in self._roster:
             if seat not in there:
                 seat.member.replica.forget_later(wanted)
-        if not there:
-            raise self._roster.away()
         ends = await asyncio.gather(*(seat.member.replica.forget(wanted) for seat in there), return_exceptions=True)
         for seat, end in zip(there, ends, strict=True):
             if isinstance(end, ReplicaLostError):  # it went meanwhile
@@ -287,7 +285,7 @@ class FleetReplica:
             with seat.at_work():
                 outcome = await seat.member.replica.edit(order, stepped)
             fleet.learn(seat.id, order.id, demand, outcome.timings, self._now())
-            seat.failed.clear()
+            self._did(seat, order.id)
             return outcome
         except ReplicaAwayError:
             is_lost = True  # as often as it was
@@ -298,8 +296,8 @@ class FleetReplica:
             often = f" {losses} times" if losses > 1 else ""
             raise ReplicaLostError(f"the edit's replica ended{often} before the edit was done") from error
         except ReplicaError as error:
-            self._failed(seat, order.id)
-            if self.num_ready > 1 or seat.is_hung:  # it may be the replica's fault
+            seat.fails(order.id)
+            if self.num_ready > 1:  # another one may do it
                 raise ReplicaLostError(str(error)) from error
             raise
         finally:
@@ -309,14 +307,21 @@ class FleetReplica:
             if seat.is_there:
                 self._roster.learn_costs(seat)
 
-    def _failed(self, seat: Seat, order_id: str) -> None:
-        """An edit failed. A device that fails all of them has the least to do, and would be sent all that come."""
-        seat.failed.add(order_id)
-        if len(seat.failed) >= MAX_FAILED and not seat.is_hung:
-            log.error("the replica fails all edits: it is given up", replica=seat.id, edits=len(seat.failed))
-            seat.is_hung = True
-            self._roster.refresh()
-            self._tasks.start(seat.member.replica.give_up(), f"end of replica {seat.id}")
+    def _did(self, seat: Seat, order_id: str) -> None:
+        """An edit was done. Members that it failed on before are to blame for that: one that fails all edits has the
+        least to do, and would be sent all that come. Orders that fail everywhere blame nobody.
+        """
+        seat.works()
+        for other in self._roster:
+            if order_id not in other.failed:
+                continue
+            other.failed.discard(order_id)
+            other.blamed += 1
+            if other.blamed >= MAX_BLAMED and not other.is_hung:
+                log.error("the replica fails edits that others do: it is given up", replica=other.id)
+                other.is_hung = True
+                self._roster.refresh()
+                self._tasks.start(other.member.replica.give_up(), f"end of replica {other.id}")
 
     def _warmed(self, seat: Seat, order: WarmOrder, report: Callable[[WarmReport], None], window: WarmReport) -> None:
         report(window)
@@ -343,6 +348,14 @@ class FleetReplica:
             ReplicaAwayError: nobody is.
             ReplicaLostError: they went before they answered.
         """
+        return await answers(await self._there_soon(), question, self._settings.answer_seconds)
+
+    async def _there_soon(self) -> list[Seat]:
+        """All that are there; where nobody is, it is waited for a little.
+
+        Raises:
+            ReplicaAwayError: nobody is.
+        """
         if not self._there():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.answer_seconds):
@@ -350,7 +363,7 @@ class FleetReplica:
         there = self._there()
         if not there:
             raise self._roster.away()
-        return await answers(there, question, self._settings.answer_seconds)
+        return there
 
 
 def _together(held: Sequence[HeldTemplate]) -> HeldTemplate:

@@ -62,7 +62,11 @@ class Roster:
         chosen = self._balancer.choose(demand, self.fleet, self._now())
         if chosen is None:
             raise self.away()
-        return self._seats[chosen]
+        seat = self._seats[chosen]
+        if demand.id in seat.failed:  # not where it failed before, if there is anybody else
+            others = [other for other in self.ready() if demand.id not in other.failed]
+            return min(others, key=self._work_left, default=seat)
+        return seat
 
     def least_busy(self) -> Seat:
         """Where templates are recorded: with the fewest that are being recorded, then the least work that is left.
@@ -73,7 +77,10 @@ class Roster:
         ready = self.ready()
         if not ready:
             raise self.away()
-        return min(ready, key=lambda seat: (seat.warmups, self.fleet[seat.id].backlog().seconds))
+        return min(ready, key=lambda seat: (seat.warmups, self._work_left(seat)))
+
+    def _work_left(self, seat: Seat) -> float:
+        return self.fleet[seat.id].backlog().seconds
 
     def away(self) -> ReplicaAwayError:
         """That nobody takes orders. Whoever waits for somebody does not find that there is one."""
@@ -116,7 +123,7 @@ class Roster:
             )
             self.fleet.join(profile, seat.costs, self._now())
             seat.state = "starting"
-            seat.failed.clear()
+            seat.works()
             if seat.member.renew is not None:  # else it may be the same process as before
                 seat.is_hung = False
         self.refresh()

@@ -12,6 +12,8 @@ from instgenie.balancer.step_costs import StepCosts
 from instgenie.orders import ModelCard
 from instgenie_server.fleet.member import Member
 
+MAX_FAILED = 1000  # orders that are remembered
+
 
 @dataclass(slots=True, eq=False)
 class Seat:
@@ -27,6 +29,7 @@ class Seat:
         is_hung: it was given up, and has not said since that it is well.
         answered_at: when it last told what it does, on the fleet's clock.
         failed: orders that failed there, since the last that did not.
+        blamed: of such orders, those that another member did then.
         orders: edits and warm-ups that it has.
         warmups: of them.
     """
@@ -41,6 +44,7 @@ class Seat:
     is_hung: bool = False
     answered_at: float = 0.0
     failed: set[str] = field(default_factory=set)
+    blamed: int = 0
     orders: int = 0
     warmups: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,6 +58,17 @@ class Seat:
     def is_there(self) -> bool:
         """Whether it answers questions: one that gets no more work still does."""
         return self.member.replica.presence.is_there and not self.is_refused
+
+    def fails(self, order_id: str) -> None:
+        """It failed an edit."""
+        if len(self.failed) >= MAX_FAILED:
+            self.failed.clear()
+        self.failed.add(order_id)
+
+    def works(self) -> None:
+        """It did an edit, or another process has taken its place: what failed before tells nothing of it."""
+        self.failed.clear()
+        self.blamed = 0
 
     @contextmanager
     def at_work(self, warmups: int = 0) -> Iterator[None]:

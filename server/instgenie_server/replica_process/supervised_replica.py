@@ -343,7 +343,7 @@ class SupervisedReplica:
                 if given_up := pinned - self._pinned:
                     await replica.unpin(given_up)
         except (TimeoutError, ReplicaError) as error:
-            self._log.warning("templates may be kept, or not, that should not, or should", reason=repr(error))
+            self._log.warning("the replica may not know what is pinned, and what was dropped", reason=repr(error))
 
     def _known(self) -> LinkedReplica:
         assert self._last is not None, "it was started"

@@ -205,25 +205,40 @@ async def test_what_all_do() -> None:
         await asyncio.gather(*edits, return_exceptions=True)
 
 
-async def test_a_replica_that_fails_all_edits_is_given_up() -> None:
+async def test_a_replica_that_fails_edits_which_others_do_is_given_up() -> None:
     """It has the least to do, and would get all that come."""
     async with crew(2) as fleet:
-        failed = 0
-        for number in range(40):
+        blamed = number = 0
+        while blamed < 3:
+            assert not fleet[1].host.given_up
+            number += 1
             editing = fleet.edit(f"edit {number}", template=number)
             name, edit = await fleet.begun(f"edit {number}")
-            if name == 2:
-                edit.succeed()
-                await editing
-                continue
-            edit.fail(ReplicaError("the device failed"))
-            with pytest.raises(ReplicaLostError, match="the device failed"):  # it may succeed elsewhere
-                await editing
-            failed += 1
-            if failed == 3:
-                break
+            if name == 1:
+                edit.fail(ReplicaError("the device failed"))
+                with pytest.raises(ReplicaLostError, match="the device failed"):
+                    await editing
+                editing = fleet.edit(f"edit {number}", template=number)
+                await until(lambda: bool(fleet[2].link.running_edits()))  # not where it failed
+                (edit,) = fleet[2].link.running_edits()
+                blamed += 1
+            edit.succeed()
+            await editing
         await until(lambda: bool(fleet[1].host.given_up))
         assert fleet.fleet.num_ready == 1
+
+
+async def test_orders_that_fail_everywhere_end_no_replica() -> None:
+    async with crew(2) as fleet:
+        for number in range(8):
+            for _ in range(3):  # as often as it is tried
+                editing = fleet.edit(f"edit {number}", template=number)
+                _, edit = await fleet.begun(f"edit {number}")
+                edit.fail(ReplicaError("the order is odd"))
+                with pytest.raises(ReplicaLostError, match="the order is odd"):
+                    await editing
+        assert fleet.fleet.num_ready == 2
+        assert not any(place.host.given_up for place in fleet.places)
 
 
 async def test_what_is_forgotten_while_a_member_is_away_is_forgotten_there_before_it_edits() -> None:
