@@ -3,7 +3,8 @@
     python health.py ADDRESS
 
 An http:// address, such as /readyz of a server, has to answer 200. At another address, such as unix:/path, there has to
-be a cache service, if the path ends in cache.sock, and else a replica.
+be a cache service, if the path ends in cache.sock, and else a replica: one whose device has been at one step for longer
+than a server waits, by its default, hangs, though its process answers.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import urllib.request
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from instgenie_cache.wire.address import Address
 
 SECONDS = 5.0
 
 
 async def check(text: str) -> None:
-    """Raise whatever comes of an address where nobody answers."""
-    from instgenie.replica.remote_replica import RemoteReplica
+    """Raise whatever comes of an address where nobody answers, or where a replica hangs."""
     from instgenie_cache.client.cache_client import CacheClient
     from instgenie_cache.wire.address import Address
 
@@ -26,9 +30,23 @@ async def check(text: str) -> None:
         if text.endswith("cache.sock"):
             await (await CacheClient.connect(address, client="health check")).close()
         else:
-            replica = await RemoteReplica.connect(address, client="health check")
-            await replica.stats()
-            await replica.close()
+            await check_replica(address)
+
+
+async def check_replica(address: Address) -> None:
+    """Raise whatever comes of it where it does not answer, or hangs."""
+    from instgenie.replica.remote_replica import RemoteReplica
+    from instgenie_server.fleet.card_limits import limits_of
+    from instgenie_server.fleet.hung import longest_seconds
+
+    replica = await RemoteReplica.connect(address, client="health check")
+    try:
+        stats = await replica.stats()
+        most_seconds = longest_seconds(replica.costs, limits_of(replica.model).rows)
+    finally:
+        await replica.close()
+    if stats.step_age_seconds > most_seconds:
+        raise TimeoutError(f"at one step for {stats.step_age_seconds:.0f} s, longer than {most_seconds:.0f} s")
 
 
 def main(text: str) -> int:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from instgenie.replica.told_numbers import range_of
 from instgenie_cache.errors import ProtocolError
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ def read_fields(kind: type[T], header: object, **known: object) -> T:
         known: fields that came otherwise, and are not in the map.
 
     Raises:
-        ProtocolError: no map, or a field of it is missing, unknown, of a wrong type, or not to be in that dataclass.
+        ProtocolError: no map, or a field of it is missing, unknown, of a wrong type, or not to be in that dataclass, or
+            a number of a replica's that is outside its range.
     """
     hints = _hints(kind)
     if not isinstance(header, dict):
@@ -80,5 +82,14 @@ def _read(hint: Any, value: Any, name: str) -> Any:
     elif is_dataclass(hint) and isinstance(hint, type):
         return read_fields(hint, value)
     elif (hint is float and type(value) is int) or type(value) is hint:
-        return value
+        return _in_range(value, name) if hint in (int, float) else value
     raise ProtocolError(f"{name} is not to be {repr(value)[:80]}")
+
+
+def _in_range(value: float, name: str) -> float:
+    """A number, if it may be so large; NaN may be nowhere."""
+    if (limits := range_of(name)) is not None:
+        low, high = limits
+        if not low <= value <= high:
+            raise ProtocolError(f"{name} is {value!r}, it has to be in {low:g}..{high:g}")
+    return value

@@ -41,7 +41,7 @@ from instgenie_cache.errors import ProtocolError
 from instgenie_cache.keys import content_digest
 
 HELLO = "replica"  # the first operation of a connection
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # raised with any change of what is said: fields that one side does not know are refused
 MAX_PAYLOAD_BYTES = 512 << 20  # the largest picture that is edited has 64 million pixels of 4 bytes, and a mask
 MAX_KEYS = 100_000  # in one question
 MAX_BOXES = 1024  # of a warm-up; more do not fit into a header
@@ -103,6 +103,9 @@ class Welcome:
         instance: this run of the process; another one knows nothing of the orders of this one.
         is_draining: it takes no new orders.
         seconds_per_token, costs: as in `Speed`.
+
+    Raises:
+        ValueError: a model whose canvas has no token.
     """
 
     instance: str
@@ -110,6 +113,10 @@ class Welcome:
     is_draining: bool
     seconds_per_token: float
     costs: StepCosts
+
+    def __post_init__(self) -> None:
+        if self.model.canvas_pixels < self.model.patch:
+            raise ValueError(f"a canvas of {self.model.canvas_pixels} pixels is less than a patch, {self.model.patch}")
 
     @property
     def speed(self) -> Speed:

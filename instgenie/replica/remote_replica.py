@@ -162,10 +162,11 @@ class RemoteReplica:
 
     async def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`. Pins of a front end that is gone for long are given back."""
-        header, _ = await self._calls.ask(Body({"op": "pin"}, encode_keys(_unique(keys))))
+        wanted = _unique(keys)
+        header, _ = await self._calls.ask(Body({"op": "pin"}, encode_keys(wanted)))
         count = header.get("count")
-        if type(count) is not int:
-            raise self._unreadable(f"a count is a number, not {repr(count)[:40]}")
+        if type(count) is not int or not 0 <= count <= len(wanted):
+            raise self._unreadable(f"a count of {len(wanted)} keys is not to be {repr(count)[:40]}")
         return count
 
     async def unpin(self, keys: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,8 +92,7 @@ class ReplicaLink:
         try:
             async with asyncio.timeout(timeout_seconds):
                 sock = await connect_socket(address, "replica")
-                fields = await say_hello(sock, HELLO, to_fields(way.hello), None if address.is_unix else way.secret)
-                link = cls(read_fields(Welcome, fields), user)
+                link = cls(read_fields(Welcome, await _greeted(sock, way)), user)
                 await _attach(link._connection, address, sock)
         except BaseException as error:
             if link is not None:
@@ -212,6 +212,20 @@ class ReplicaLink:
 
 
 _PING_ID = 1  # that of the hello, and of no other request
+
+
+async def _greeted(sock: socket.socket, way: Way) -> dict[str, Any]:
+    """What the replica says to the hello.
+
+    Raises:
+        ReplicaError: it speaks another version of the protocol, or is no replica.
+        CacheError: it refused, or the connection ended.
+    """
+    try:
+        return await say_hello(sock, HELLO, to_fields(way.hello), None if way.address.is_unix else way.secret)
+    except ProtocolError as error:
+        version = way.hello.version
+        raise ReplicaError(f"no replica that speaks version {version} at {way.address}: {error}") from error
 
 
 async def _attach(connection: FrameConnection, address: Address, sock: Any) -> None:

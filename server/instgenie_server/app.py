@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 
 from aiohttp import web
 
@@ -98,6 +99,7 @@ async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncItera
     limits = settings.limits
     async with open_replica() as bare_replica:
         replica = ObservedReplica(bare_replica, app[METRICS])
+        count_failure = partial(app[METRICS].count_edit_failure, "failed")
         fleet = bare_replica if isinstance(bare_replica, FleetReplica) else None
         presence = Presence() if fleet is None else fleet.presence
         if fleet is not None:
@@ -105,7 +107,9 @@ async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncItera
         running_jobs = limits.running_jobs or RUNNING_JOBS * (1 if fleet is None else fleet.size)
         orders = OrderMaker(app[DECODER], limits.pixel_bytes)
         job_settings = DispatcherSettings(concurrency=running_jobs)
-        async with open_jobs(settings.data_dir, replica, orders.order, settings.retention, job_settings) as jobs:
+        async with open_jobs(
+            settings.data_dir, replica, orders.order, settings.retention, job_settings, on_failure=count_failure
+        ) as jobs:
 
             def begin_or_hold_up() -> None:
                 jobs.hold_up(held_up=not presence.is_there)
@@ -123,6 +127,7 @@ async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncItera
                     presence,
                     return_seconds,
                     num_replicas=lambda: 1 if fleet is None else max(1, fleet.num_ready),
+                    on_failure=count_failure,
                 )
                 yield Engine(replica, jobs, edits, templates, presence, fleet)
             finally:

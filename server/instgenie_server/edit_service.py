@@ -11,7 +11,14 @@ from typing import Protocol
 
 import structlog
 
-from instgenie.errors import DeadlineError, ReplicaAwayError, ReplicaError, ReplicaLostError, TemplateNotCachedError
+from instgenie.errors import (
+    DeadlineError,
+    InvalidInputError,
+    ReplicaAwayError,
+    ReplicaError,
+    ReplicaLostError,
+    TemplateNotCachedError,
+)
 from instgenie.orders import EditOrder, EditOutcome, Replica, StepReport
 from instgenie_server.access.admission import refusal
 from instgenie_server.api_error import ApiError, failed, unavailable
@@ -62,16 +69,18 @@ class EditService:
         presence: Presence | None = None,
         return_seconds: float = 120.0,
         num_replicas: Callable[[], int] = lambda: 1,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
         limit_seconds: of predicted work, that may wait for each replica.
         presence: of the replica; None is one that never goes.
         return_seconds: longest that an edit waits for a replica that is away.
         num_replicas: that share the work just now.
+        on_failure: called with each edit that fails for good, through no fault of its own.
         """
         self._replica, self._jobs, self._limit_seconds = replica, jobs, limit_seconds
         self._presence, self._return_seconds = presence or Presence(), return_seconds
-        self._num_replicas = num_replicas
+        self._num_replicas, self._on_failure = num_replicas, on_failure
         self._rooms: set[Room] = set()
 
     def waiting_seconds(self) -> float:
@@ -148,6 +157,18 @@ class EditService:
                 raise first
 
     async def _edit(
+        self, order: EditOrder, report: Callable[[StepReport], None], room: Room, ends_at: float
+    ) -> EditOutcome:
+        """One edit, whatever becomes of it."""
+        try:
+            return await self._attempts(order, report, room, ends_at)
+        except (InvalidInputError, TemplateNotCachedError, DeadlineError):
+            raise
+        except Exception:
+            self._on_failure()
+            raise
+
+    async def _attempts(
         self, order: EditOrder, report: Callable[[StepReport], None], room: Room, ends_at: float
     ) -> EditOutcome:
         """One edit, begun again where the replica goes."""

@@ -71,6 +71,11 @@ class Metrics:
             ["outcome", "cache", "tier"],
             registry=registry,
         )
+        self._lost_attempts = Counter(
+            "instgenie_edit_attempts_lost",
+            "Attempts at edits that came to nothing, since the replica ended or failed: others may follow.",
+            registry=registry,
+        )
         self._phase_seconds = Histogram(
             "instgenie_phase_seconds", "Time of edits by phase.", ["phase"], buckets=SECONDS, registry=registry
         )
@@ -176,3 +181,7 @@ class Metrics:
     def count_edit_failure(self, outcome: EditFailure) -> None:
         """An edit ended without a result."""
         self._edits.labels(outcome, "none", "none").inc()
+
+    def count_lost_attempt(self) -> None:
+        """An attempt at an edit came to nothing, through no fault of the edit's."""
+        self._lost_attempts.inc()

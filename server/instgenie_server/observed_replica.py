@@ -22,7 +22,10 @@ from instgenie_server.metrics import Metrics
 
 
 class ObservedReplica:
-    """Passes everything on to a `Replica`, and tells the metrics how its edits end."""
+    """Passes everything on to a `Replica`, and tells the metrics how edits end.
+
+    Of an attempt that comes to nothing it cannot tell whether that is the edit's end: whoever asked may ask again.
+    """
 
     def __init__(self, replica: Replica, metrics: Metrics) -> None:
         self._replica, self._metrics = replica, metrics
@@ -62,7 +65,7 @@ class ObservedReplica:
         except ReplicaAwayError:  # it has not begun
             raise
         except Exception:
-            self._metrics.count_edit_failure("failed")
+            self._metrics.count_lost_attempt()
             raise
         self._metrics.observe_edit(outcome.timings)
         return outcome

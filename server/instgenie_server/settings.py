@@ -17,6 +17,8 @@ from instgenie.balancer.policies import PolicyName as BalancerName
 from instgenie_cache.default_folder import default_folder
 from instgenie_cache.eviction import PolicyName
 from instgenie_cache.wire.address import Address
+from instgenie_server.fleet.hung import HUNG_SECONDS
+from instgenie_server.same_address import canonical
 
 _MB = 1_000_000
 
@@ -79,9 +81,13 @@ def _replica(replica: str, info: ValidationInfo) -> str:
     if replica != "own" and info.data.get("kind") == "ray":
         raise ValueError("must be own where engine.kind is ray")
     if replica not in ("own", "inline"):
-        addresses = [_address(part.strip(), "own, inline", "engine", info) for part in replica.split(",")]
-        if len(set(addresses)) < len(addresses):
-            raise ValueError("names an address twice")
+        named: dict[Address, str] = {}
+        for part in replica.split(","):
+            text = _address(part.strip(), "own, inline", "engine", info)
+            address = canonical(Address.parse(text))
+            if address in named:
+                raise ValueError(f"names one address twice, as {named[address]} and as {text}")
+            named[address] = text
     return replica
 
 
@@ -181,7 +187,7 @@ class EngineSettings(_Group):
         "others are to compare with.",
     )
     hung_seconds: float = Field(
-        default=120,
+        default=HUNG_SECONDS,
         gt=0,
         description="Longest that a replica may be at one step, or silent; then another process takes its place. A "
         "step may take 20 times as long as predicted in any case.",

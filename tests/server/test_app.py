@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from instgenie import __version__
-from instgenie.errors import CheckpointError, InvalidInputError, ReplicaError
+from instgenie.errors import CheckpointError, InvalidInputError, ReplicaError, ReplicaLostError
 from instgenie.orders import Replica
 from instgenie_server.app_keys import IN_FLIGHT
 from instgenie_server.routes.keys import ENGINE
@@ -192,6 +192,30 @@ async def test_metrics(settings: Settings) -> None:
         "instgenie_upload_bytes_count 5.0",
         "instgenie_queue_seconds 0.0",
         "instgenie_http_in_flight 0.0",
+    }
+    assert expected <= lines, expected - lines
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/images/edits", 200), (EDITS, 202)])
+async def test_an_attempt_that_is_lost_is_no_failed_edit(settings: Settings, path: str, status: int) -> None:
+    replica = ScriptedReplica()
+    async with running_site(settings, ready(replica)) as site:
+        for losses in (2, 3):  # at the third one the edit fails
+            asked = asyncio.create_task(site.session.post(path, data=form()))
+            for _ in range(losses):
+                (await replica.edits.get()).fail(ReplicaLostError("it was killed"))
+            if losses < 3:
+                (await replica.edits.get()).succeed()
+            response = await asked
+            assert response.status == (status if losses < 3 or path == EDITS else 500)
+            if path == EDITS:
+                await read(site, f"{EDITS}/{(await response.json())['id']}/events")  # to its end
+            response.close()
+        lines = set(await metrics(site))
+    expected = {
+        "instgenie_edit_attempts_lost_total 5.0",
+        'instgenie_edits_total{cache="hit",outcome="done",tier="host"} 1.0',
+        'instgenie_edits_total{cache="none",outcome="failed",tier="none"} 1.0',
     }
     assert expected <= lines, expected - lines
 

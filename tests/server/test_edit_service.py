@@ -166,13 +166,15 @@ async def test_a_replica_that_stays_away_until_the_deadline() -> None:
     ],
 )
 async def test_failures_as_replies(error: Exception, status: int, param: str | None) -> None:
-    replica = ScriptedReplica()
-    running = asyncio.create_task(in_room(EditService(replica, Jobs(), 10), [ORDER]))
+    replica, failures = ScriptedReplica(), list[str]()
+    service = EditService(replica, Jobs(), 10, on_failure=lambda: failures.append("one"))
+    running = asyncio.create_task(in_room(service, [ORDER]))
     (await replica.edits.get()).fail(error)
     message = "there was no result" if status == 504 else str(error)
     with pytest.raises(ApiError, match=message) as caught:
         await running
     assert (caught.value.status, caught.value.param, caught.value.retry_after) == (status, param, None)
+    assert len(failures) == (status == 500)  # else it is the order that cannot be done
 
 
 async def test_errors_of_the_input_stay_what_they_are() -> None:

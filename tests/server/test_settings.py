@@ -96,7 +96,12 @@ def test_devices(devices: object) -> None:
         ({"replicas": 1, "devices": "cuda:0,cuda:1"}, "must be at least 2"),
         ({"replicas": 2, "replica": "inline"}, "must be 1"),
         ({"replicas": 2, "replica": "unix:/a"}, "there are as many as those"),
-        ({"replica": "unix:/a,unix:/a"}, "twice"),
+        ({"replica": "unix:/a,unix:/a"}, "one address twice, as unix:/a and as unix:/a"),
+        ({"replica": "unix:/a,/b/../a"}, "one address twice, as unix:/a and as /b/../a"),
+        (
+            {"replica": "tcp://localhost:1,127.0.0.1:1", "secret": "0123456789abcdef", "secret_name": "a"},
+            "one address twice",
+        ),
         ({"replica": "inline", "kind": "ray"}, "must be own"),
     ],
 )

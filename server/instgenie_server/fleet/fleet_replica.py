@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -32,7 +32,7 @@ from instgenie.orders import (
 from instgenie_server.fleet.decision import Decision
 from instgenie_server.fleet.heartbeat import Heartbeat, HeartbeatSettings
 from instgenie_server.fleet.member import Member
-from instgenie_server.fleet.questions import answers
+from instgenie_server.fleet.questions import Answers, answers
 from instgenie_server.fleet.rolling_restart import renew_all
 from instgenie_server.fleet.roster import Roster
 from instgenie_server.fleet.seat import Seat
@@ -90,6 +90,8 @@ class FleetReplica:
         self._roster = Roster(members, POLICIES[settings.policy](), now)
         self._heartbeat = Heartbeat(self._roster, settings.heartbeat, now)
         self._suspects = Suspects()
+        for member in members:
+            member.replica.watch(self._suspects.look_again)  # after the roster
         self._tasks = KeptTasks()
         self._renewal: asyncio.Task[None] | None = None
         self._decided: Callable[[Decision], None] = lambda _: None
@@ -168,9 +170,8 @@ class FleetReplica:
         """
         asked_at = self._now()
         demand = await self._demand(order)
-        async with self._suspects.turn(order.id):
-            for _ in range(self.size):
-                seat = self._choose(demand)
+        for _ in range(self.size):
+            async with self._suspects.seat(order.id, partial(self._choose, demand)) as seat:
                 waited = self._now() - asked_at
                 if order.deadline_seconds is not None:
                     timed = replace(order, deadline_seconds=max(0.0, order.deadline_seconds - waited))
@@ -178,7 +179,7 @@ class FleetReplica:
                     timed = order
                 with suppress(ReplicaAwayError):  # it went just now, and has not begun
                     return await self._edit_at(seat, timed, demand, report)
-            raise self._roster.away()
+        raise self._roster.away()
 
     async def warm(self, order: WarmOrder, report: Callable[[WarmReport], None]) -> None:
         """See `Replica`. The records are on one machine: that which has least to do."""
@@ -190,14 +191,19 @@ class FleetReplica:
         raise self._roster.away()
 
     async def pin(self, keys: Iterable[str]) -> int:
-        """See `Replica`: how many are there where most of them are. Members that are away pin them when they return."""
+        """See `Replica`: how many are there where most of them are. Members that are away pin them when they return.
+
+        One that is late has as many as it said last: it pins them, though nobody waits for its word.
+        """
         wanted = set(keys)
         if not wanted:
             return 0
         for seat in self._roster:
             if not seat.is_there:
                 seat.member.replica.keep_pinned(wanted)
-        return max(await self._asked(lambda replica: replica.pin(wanted)))
+        counted = await self._asked(lambda replica: replica.pin(wanted))
+        late = [seat.records.held(wanted).values() for seat in counted.late]
+        return max(*counted.told.values(), *(sum(t.num_bytes is not None for t in held) for held in late), 0)
 
     async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`. Members that are away have no pins."""
@@ -215,6 +221,7 @@ class FleetReplica:
             return
         there = await self._there_soon()
         for seat in self._roster:
+            seat.records.forget(wanted)
             if seat not in there:
                 seat.member.replica.forget_later(wanted)
         ends = await asyncio.gather(*(seat.member.replica.forget(wanted) for seat in there), return_exceptions=True)
@@ -225,12 +232,15 @@ class FleetReplica:
                 raise end
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
-        """See `Replica`: the most that one has of each, and the hits of all."""
+        """See `Replica`: the most that one has of each, and the hits of all. One that is late has what it said last."""
         wanted = set(keys)
         if not wanted:
             return {}
-        told = await self._asked(lambda replica: replica.held(wanted))
-        return {key: _together([held[key] for held in told]) for key in wanted}
+        asked = await self._asked(lambda replica: replica.held(wanted))
+        for seat, held in asked.told.items():
+            seat.records.learn(held)
+        known = [*asked.told.values(), *(seat.records.held(wanted) for seat in asked.late)]
+        return {key: _together([held[key] for held in known]) for key in wanted}
 
     async def stats(self) -> ReplicaStats:
         """See `Replica`: the sums over those that are there, and the oldest step.
@@ -240,7 +250,7 @@ class FleetReplica:
         """
         if not self._there():
             raise self._roster.away()
-        told = await self._asked(lambda replica: replica.stats())
+        told = (await self._asked(lambda replica: replica.stats())).told.values()
         sums = {field.name: sum(getattr(stats, field.name) for stats in told) for field in fields(ReplicaStats)}
         return replace(ReplicaStats(**sums), step_age_seconds=max(stats.step_age_seconds for stats in told))
 
@@ -260,11 +270,13 @@ class FleetReplica:
             return await asyncio.to_thread(order_demand, order, self.model)
         return order_demand(order, self.model)
 
-    def _choose(self, demand: EditDemand) -> Seat:
-        """Where the edit goes."""
+    def _choose(self, demand: EditDemand, taken: Collection[str]) -> Seat | None:
+        """Where the edit goes, if not all are taken."""
         began = time.perf_counter()
-        seat = self._roster.choose(demand)
+        seat = self._roster.choose(demand, taken)
         seconds = time.perf_counter() - began
+        if seat is None:
+            return None
         fleet = self._roster.fleet
         warmth = Warmth(int(fleet.warmths(demand)[fleet.columns().ids.index(seat.id)]))
         self._decided(Decision(self._settings.policy, seat.id, warmth, seconds))
@@ -326,6 +338,7 @@ class FleetReplica:
     def _warmed(self, seat: Seat, order: WarmOrder, report: Callable[[WarmReport], None], window: WarmReport) -> None:
         report(window)
         if window.outcome != "refused":
+            seat.records.learn({window.key: HeldTemplate(window.num_bytes, 0)})
             self._tasks.start(self._tell_warmed(seat, order, window), f"name of a window of {order.id}")
 
     async def _tell_warmed(self, seat: Seat, order: WarmOrder, window: WarmReport) -> None:
@@ -341,7 +354,7 @@ class FleetReplica:
     def _there(self) -> list[Seat]:
         return [seat for seat in self._roster if seat.is_there]
 
-    async def _asked(self, question: Callable[[SupervisedReplica], Awaitable[T]]) -> list[T]:
+    async def _asked(self, question: Callable[[SupervisedReplica], Awaitable[T]]) -> Answers[T]:
         """What all say that are there; where nobody is, it is waited for a little.
 
         Raises:

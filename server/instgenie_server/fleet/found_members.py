@@ -16,6 +16,7 @@ from instgenie_server.fleet.member import HERE, Member
 from instgenie_server.fleet.own_members import CLIENT
 from instgenie_server.processes.restarts import Restarts
 from instgenie_server.replica_process.supervised_replica import Elsewhere, LinkedReplica, SupervisedReplica
+from instgenie_server.same_address import canonical, is_here
 from instgenie_server.settings import EngineSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -23,7 +24,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 # Between attempts to connect. Nobody tells when a replica is there again, and an attempt costs next to nothing.
 RETRY_SECONDS = 2.0
 _THEIRS = ("model", "dtype", "threads", "devices", "batch_edits", "batch_tokens", "compile", "trace")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @asynccontextmanager
@@ -65,4 +65,4 @@ def _connecting(address: Address, secret: SharedSecret | None) -> Callable[[], A
 
 def _machine(address: Address) -> str:
     """Its host: replicas there are taken to share a cache service."""
-    return HERE if address.is_unix or address.host in _LOOPBACK else str(address.host)
+    return HERE if is_here(address) else canonical(address).host

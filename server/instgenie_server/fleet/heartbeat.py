@@ -8,17 +8,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from instgenie.balancer.replica_view import ReplicaView
 from instgenie.errors import ReplicaError
 from instgenie.orders import ReplicaStats
-from instgenie.pipeline.cost import SegmentShape
+from instgenie_server.fleet.hung import HUNG_SECONDS, longest_seconds
 from instgenie_server.fleet.roster import Roster
 from instgenie_server.fleet.seat import Seat
 from instgenie_server.jobs.kept_tasks import KeptTasks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-HUNG_STEPS = 20.0  # predicted steps that one may take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +30,7 @@ class HeartbeatSettings:
 
     every_seconds: float = 2.0
     answer_seconds: float = 5.0
-    hung_seconds: float = 120.0
+    hung_seconds: float = HUNG_SECONDS
 
 
 class Heartbeat:
@@ -91,15 +88,8 @@ class Heartbeat:
         if stats is None:
             is_silent = silent_seconds >= self._settings.hung_seconds
             return f"it has not answered for {silent_seconds:.0f} s" if is_silent else None
-        longest_seconds = max(
-            self._settings.hung_seconds, HUNG_STEPS * _longest_step_seconds(self._roster.fleet[seat.id])
-        )
-        if not stats.step_age_seconds > longest_seconds:
+        view = self._roster.fleet[seat.id]
+        most_seconds = longest_seconds(view.costs, view.profile.limits.rows, self._settings.hung_seconds)
+        if not stats.step_age_seconds > most_seconds:
             return None
-        return f"it has been at one step for {stats.step_age_seconds:.0f} s, longer than {longest_seconds:.0f} s"
-
-
-def _longest_step_seconds(view: ReplicaView) -> float:
-    """A step of as many tokens as a batch may have, each attending to all."""
-    rows, costs = view.profile.limits.rows, view.costs
-    return costs.base_seconds + costs.full.of(SegmentShape(0, rows, rows))
+        return f"it has been at one step for {stats.step_age_seconds:.0f} s, longer than {most_seconds:.0f} s"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 import structlog
@@ -53,9 +53,13 @@ class Roster:
         """Those that take orders."""
         return [seat for seat in self if self._takes_orders(seat)]
 
-    def choose(self, demand: EditDemand) -> Seat:
+    def choose(self, demand: EditDemand, taken: Collection[str] = ()) -> Seat | None:
         """Where the edit goes.
 
+        Args:
+            taken: ids of seats where it is not to go.
+        Returns:
+            None where all are taken.
         Raises:
             ReplicaAwayError: nobody takes edits.
         """
@@ -63,10 +67,12 @@ class Roster:
         if chosen is None:
             raise self.away()
         seat = self._seats[chosen]
-        if demand.id in seat.failed:  # not where it failed before, if there is anybody else
-            others = [other for other in self.ready() if demand.id not in other.failed]
-            return min(others, key=self._work_left, default=seat)
-        return seat
+        if chosen not in taken and demand.id not in seat.failed:
+            return seat
+        # The first one in any case: since the clock was read, it may be too long that it was heard of.
+        free = [other for other in dict.fromkeys((seat, *self.ready())) if other.id not in taken]
+        others = [other for other in free if demand.id not in other.failed]
+        return min(others or free, key=self._work_left, default=None)  # where it failed before, if nobody else is there
 
     def least_busy(self) -> Seat:
         """Where templates are recorded: with the fewest that are being recorded, then the least work that is left.
@@ -124,6 +130,7 @@ class Roster:
             self.fleet.join(profile, seat.costs, self._now())
             seat.state = "starting"
             seat.works()
+            seat.records.forget()
             if seat.member.renew is not None:  # else it may be the same process as before
                 seat.is_hung = False
         self.refresh()

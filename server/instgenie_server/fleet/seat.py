@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from instgenie.balancer.replica_view import ReplicaState
 from instgenie.balancer.step_costs import StepCosts
 from instgenie.orders import ModelCard
+from instgenie_server.fleet.known_records import KnownRecords
 from instgenie_server.fleet.member import Member
 
 MAX_FAILED = 1000  # orders that are remembered
@@ -30,6 +31,7 @@ class Seat:
         answered_at: when it last told what it does, on the fleet's clock.
         failed: orders that failed there, since the last that did not.
         blamed: of such orders, those that another member did then.
+        records: what its process said last of templates.
         orders: edits and warm-ups that it has.
         warmups: of them.
     """
@@ -45,6 +47,7 @@ class Seat:
     answered_at: float = 0.0
     failed: set[str] = field(default_factory=set)
     blamed: int = 0
+    records: KnownRecords = field(default_factory=KnownRecords)
     orders: int = 0
     warmups: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)

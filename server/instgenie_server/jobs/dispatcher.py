@@ -86,10 +86,15 @@ class Dispatcher:
         make_order: MakeOrder,
         settings: DispatcherSettings,
         now: Callable[[], float] = time.time,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        """Args:
+        now: seconds since 1970.
+        on_failure: called with each job whose last attempt came to nothing, through no fault of its own.
+        """
         self._store, self._files, self._events = store, files, events
         self._replica, self._make_order = replica, make_order
-        self._settings, self._now = settings, now
+        self._settings, self._now, self._on_failure = settings, now, on_failure
         self._is_held_up = False
         self._queue = JobQueue()
         self._runs: dict[str, _Run] = {}
@@ -265,15 +270,17 @@ class Dispatcher:
             return None
         if isinstance(error, ReplicaAwayError):  # it went while the order was made: that was no attempt
             return await self._until_stored(lambda: self._store.requeue(job.id, counts=False))
-        failure = lasting_failure(error)
+        failure, is_exhausted = lasting_failure(error), False
         if failure is None:
             unforeseen = None if isinstance(error, ReplicaLostError) else error
             log.warning("attempt %d at job %s failed: %s", job.attempts, job.id, error, exc_info=unforeseen)
             if job.attempts >= MAX_ATTEMPTS:
-                failure = exhausted(error)
+                failure, is_exhausted = exhausted(error), True
         if failure is not None:
             detail = failure
-            await self._until_stored(lambda: self._end(job.id, JobState.FAILED, detail))
+            ended = await self._until_stored(lambda: self._end(job.id, JobState.FAILED, detail))
+            if is_exhausted and ended is not None:
+                self._on_failure()
             return None
         # The slot waits, not the job alone: a replica that fails would only use up the attempts of the others too. One
         # that is gone holds up all of them, until it is back.

@@ -183,6 +183,7 @@ async def open_jobs(
     retention: RetentionSettings,
     settings: DispatcherSettings,
     now: Callable[[], float] = time.time,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Jobs]:
     """The jobs of a folder, running on the replica; what an earlier process left unfinished is taken up.
 
@@ -191,6 +192,7 @@ async def open_jobs(
     Args:
         make_order: holds the order of a job, from its `params` and its image and mask, which it reads by digest.
         now: seconds since 1970.
+        on_failure: see `Dispatcher`.
 
     Raises:
         FolderInUseError: another server works on the folder.
@@ -206,7 +208,7 @@ async def open_jobs(
         store = await JobStore.open(data_dir / "jobs.sqlite3")
         stack.push_async_callback(store.close)
         events = JobEvents(store.generation, store.get)
-        dispatcher = Dispatcher(store, files, events, replica, make_order, settings, now)
+        dispatcher = Dispatcher(store, files, events, replica, make_order, settings, now, on_failure)
         jobs = Jobs(store, files, events, dispatcher)
         stack.push_async_callback(jobs.drain)
         await jobs._restore(now())

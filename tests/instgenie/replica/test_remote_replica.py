@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,10 +23,13 @@ from instgenie.errors import (
     TooManyPixelsError,
 )
 from instgenie.orders import HeldTemplate, Output, Pixels, ReplicaStats, StepReport, WarmReport
-from instgenie.replica.messages import MAX_BOXES, MAX_KEYS
+from instgenie.replica.messages import MAX_BOXES, MAX_KEYS, PROTOCOL_VERSION
 from instgenie.replica.remote_replica import RemoteReplica
 from instgenie.replica.service import ReplicaService
+from instgenie_cache.errors import ProtocolError
 from instgenie_cache.wire.address import Address
+from instgenie_cache.wire.error_frames import error_fields
+from instgenie_cache.wire.frames import encode_frame_head
 from instgenie_cache.wire.handshake import SharedSecret
 from tests.instgenie.replica.conftest import QUICK
 from tests.instgenie.replica.scripted_replica import (
@@ -300,6 +304,42 @@ async def test_tcp_takes_a_secret(scripted: ScriptedReplica) -> None:
 async def test_no_replica_there(address: Address) -> None:
     with pytest.raises(ReplicaError, match="no replica at unix:"):
         await RemoteReplica.connect(address)
+
+
+async def test_a_replica_of_another_version_is_told_apart(address: Address) -> None:
+    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        error = ProtocolError("the client speaks version 99 of the protocol, the service 1")
+        writer.write(encode_frame_head(error_fields(1, error), 0))
+        writer.close()
+
+    async with await asyncio.start_unix_server(old, address.path):
+        message = f"no replica that speaks version {PROTOCOL_VERSION} at {address}: .*the service 1"
+        with pytest.raises(ReplicaError, match=message):
+            await RemoteReplica.connect(address)
+
+
+@pytest.mark.parametrize("count", [-1, 2, 1e300, None])
+async def test_a_count_that_cannot_be(remote: RemoteReplica, scripted: ScriptedReplica, count: Any) -> None:
+    async def pin(_: object) -> Any:
+        return count
+
+    scripted.pin = pin  # type: ignore[assignment, method-assign]
+    with pytest.raises(ReplicaError, match=f"a count of 1 keys is not to be {re.escape(repr(count))}"):
+        await remote.pin(["key"])
+
+
+async def test_stats_that_cannot_be_are_refused_and_change_nothing(
+    remote: RemoteReplica, scripted: ScriptedReplica
+) -> None:
+    async def stats() -> ReplicaStats:
+        return ReplicaStats(waiting=-1)
+
+    costs = remote.costs
+    scripted.stats = stats  # type: ignore[method-assign]
+    with pytest.raises(ReplicaError, match=r"ReplicaStats\.waiting is -1"):
+        await remote.stats()
+    assert remote.costs is costs
 
 
 async def test_client_needs_no_torch() -> None:

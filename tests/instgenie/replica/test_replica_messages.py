@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import msgpack
@@ -11,9 +12,23 @@ from hypothesis import strategies as st
 
 from instgenie.balancer.step_costs import LoadSeconds, StepCosts, TokenSeconds
 from instgenie.errors import ReplicaError
-from instgenie.orders import EditOrder, HeldTemplate, ModelCard, Output, Pixels, StepReport, WarmOrder, WarmReport
+from instgenie.fidelity import MeasuredSetting
+from instgenie.orders import (
+    EditOrder,
+    EditOutcome,
+    HeldTemplate,
+    ModelCard,
+    Output,
+    PhaseTimings,
+    Pixels,
+    ReplicaStats,
+    StepReport,
+    WarmOrder,
+    WarmReport,
+)
 from instgenie.replica.fields import read_fields, to_fields
 from instgenie.replica.messages import (
+    PROTOCOL_VERSION,
     Body,
     Hello,
     Welcome,
@@ -32,7 +47,7 @@ from instgenie.replica.messages import (
     read_speed,
 )
 from instgenie.replica.speed import Speed
-from instgenie_cache import TierName
+from instgenie_cache import TierName, content_digest
 from instgenie_cache.errors import ProtocolError
 from instgenie_cache.wire.frames import decode_header, encode_frame_head
 from tests.instgenie.replica.scripted_replica import CARD, OUTCOME, WINDOW, a_warm_order, an_order
@@ -170,7 +185,7 @@ def test_outcomes_that_are_malformed(fields: dict[str, Any]) -> None:
     assert outcome is None or outcome.timings == OUTCOME.timings
 
 
-SECONDS = st.floats(0, allow_infinity=False)
+SECONDS = st.floats(0, 1e3)
 TIERS: list[TierName] = ["host", "disk", "object"]
 
 
@@ -183,7 +198,7 @@ TIERS: list[TierName] = ["host", "disk", "object"]
             SECONDS,
             st.builds(TokenSeconds, SECONDS, SECONDS, SECONDS),
             st.builds(TokenSeconds, SECONDS),
-            st.dictionaries(st.sampled_from(TIERS), st.builds(LoadSeconds, SECONDS, SECONDS)),
+            st.dictionaries(st.sampled_from(TIERS), st.builds(LoadSeconds, SECONDS, st.floats(0, 1))),
             SECONDS,
         ),
     )
@@ -193,7 +208,7 @@ def test_speeds(speed: Speed) -> None:
     assert read_speed(header) == speed
 
 
-@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), "1", None, True, {"row": 1.0}])
+@pytest.mark.parametrize("wrong", [-1.0, 1e300, float("nan"), float("inf"), "1", None, True, {"row": 1.0}])
 @pytest.mark.parametrize(
     "place",
     [
@@ -264,3 +279,11 @@ def test_greetings() -> None:
             read_fields(Hello, wrong)
     with pytest.raises(ProtocolError, match=r"ModelCard\.steps"):
         read_fields(ModelCard, to_fields(CARD) | {"steps": True})
+
+
+def test_what_is_said_has_a_version() -> None:
+    """Whoever changes what is said raises `PROTOCOL_VERSION`, once for each release, and writes its digest here."""
+    said = (EditOrder, WarmOrder, Pixels, Output, Hello, Welcome, ModelCard, MeasuredSetting, Speed, StepCosts)
+    told = (TokenSeconds, LoadSeconds, ReplicaStats, StepReport, WarmReport, EditOutcome, PhaseTimings, HeldTemplate)
+    form = [(kind.__name__, [(f.name, f.type) for f in fields(kind)]) for kind in (*said, *told)]
+    assert (PROTOCOL_VERSION, content_digest(repr(form).encode())) == (2, "306f8c4027468156b1d640dec3710511")

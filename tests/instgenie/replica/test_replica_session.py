@@ -103,7 +103,10 @@ async def serving(address: Address, **limits: Any) -> AsyncIterator[tuple[Replic
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": PROTOCOL_VERSION + 1}, "the client speaks version 2 of the protocol, the service 1"),
+        (
+            {"version": PROTOCOL_VERSION - 1},
+            f"the client speaks version {PROTOCOL_VERSION - 1} of the protocol, the service {PROTOCOL_VERSION}",
+        ),
         ({"client": "x" * 65}, "at most 64 characters"),
         ({"front_end": 5}, r"Hello\.front_end"),
         ({"more": 1}, "has no field 'more'"),

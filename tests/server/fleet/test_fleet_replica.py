@@ -181,10 +181,43 @@ async def test_one_that_hangs_does_not_keep_the_others_answers() -> None:
 async def test_one_that_goes_while_it_is_asked_is_left_out() -> None:
     async with crew(2) as fleet:
         fleet[1].link.hangs = True
+        fleet[2].link.records["k"] = HeldTemplate(100, 0)
         asking = asyncio.create_task(fleet.fleet.pin(["k"]))
         await asyncio.sleep(0)
         fleet[1].link.cut()
         assert await asking == 1
+
+
+async def test_one_that_is_late_has_what_it_said_last() -> None:
+    async with crew(2) as fleet:
+        held = {"k": HeldTemplate(100, 2)}
+        fleet[1].link.records |= held
+        assert await fleet.fleet.held(["k", "l"]) == held | {"l": HeldTemplate(None, 0)}
+        fleet[1].link.hangs = True
+        fleet[2].link.records["k"] = HeldTemplate(None, 1)
+        assert await fleet.fleet.held(["k", "l"]) == {"k": HeldTemplate(100, 3), "l": HeldTemplate(None, 0)}
+        assert await fleet.fleet.pin(["k", "l"]) == 1
+        await fleet.fleet.forget(["k"])
+        assert await fleet.fleet.held(["k"]) == {"k": HeldTemplate(None, 0)}
+        assert await fleet.fleet.pin(["k"]) == 0
+
+
+async def test_what_one_has_recorded_is_there_though_it_is_late() -> None:
+    async with crew(2) as fleet:
+        warming = asyncio.create_task(fleet.fleet.warm(WarmOrder(id="t", picture=order("a").picture), lambda _: None))
+        await until(lambda: any(not place.link.warms.empty() for place in fleet.places))
+        (place,) = [place for place in fleet.places if not place.link.warms.empty()]
+        warm = await place.link.warms.get()
+        warm.report(WarmReport(1, 1, (0, 0, 64, 64), "k", 100, "cold"))
+        warm.succeed()
+        await warming
+        place.link.hangs = True
+        assert await fleet.fleet.pin(["k"]) == 1
+        place.link.hangs = False
+        await place.kill()
+        await place.run()  # of what the next one has, nothing is known
+        place.link.hangs = True
+        assert await fleet.fleet.held(["k"]) == {"k": HeldTemplate(None, 0)}
 
 
 async def test_what_all_do() -> None:

@@ -58,6 +58,45 @@ async def test_the_innocent_get_through(replicas: int) -> None:
         assert "ended 3 times" in poison.message
 
 
+async def test_two_that_may_be_poison_run_at_the_same_time_on_two_replicas() -> None:
+    async with crew(2) as fleet:
+        for _ in range(2):
+            edits = [fleet.edit("a"), fleet.edit("b", template=1)]
+            for order_id in "ab":
+                name, _ = await fleet.begun(order_id)
+                await fleet[name].kill()
+                await fleet[name].run()
+            await asyncio.gather(*edits, return_exceptions=True)
+        edits = [fleet.edit(order_id) for order_id in "ab"]  # of one template, which is at home on one of them
+        (first, _), (second, _) = [await fleet.begun(order_id) for order_id in "ab"]
+        assert {first, second} == {1, 2}
+        for name in (first, second):
+            fleet[name].link.let_go()
+        await asyncio.gather(*edits, return_exceptions=True)
+
+
+async def test_one_that_may_be_poison_waits_for_another_one_on_the_only_replica() -> None:
+    async with crew(2) as fleet:
+        for order_id in "ab":
+            for _ in range(2):
+                editing = fleet.edit(order_id)
+                name, _ = await fleet.begun(order_id)
+                await fleet[name].kill()
+                await fleet[name].run()
+                with pytest.raises(ReplicaLostError):
+                    await editing
+        await fleet[2].kill()
+        edits = [fleet.edit(order_id) for order_id in "abc"]
+        for order_id in "ac":
+            await fleet.begun(order_id)
+        assert {edit.order.id for edit in fleet[1].link.running_edits()} == {"a", "c"}
+        await fleet[2].run()
+        assert (await fleet.begun("b"))[0] == 2
+        for name in (1, 2):
+            fleet[name].link.let_go()
+        await asyncio.gather(*edits, return_exceptions=True)
+
+
 async def test_the_reason_says_how_often() -> None:
     async with crew(2) as fleet:
         for reason in ("ended before", "ended 2 times before", "ended 3 times before"):

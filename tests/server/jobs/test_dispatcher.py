@@ -529,7 +529,7 @@ async def test_stop_does_not_wait_for_a_stubborn_replica(tmp_path: Path) -> None
 
 
 class WhimsicalReplica(FakeReplica):
-    """Takes some turns of the loop, and fails now and then."""
+    """Takes some turns of the loop, and fails now and then; some orders always, and some never."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -537,7 +537,9 @@ class WhimsicalReplica(FakeReplica):
     async def edit(self, order: EditOrder, report: Callable[[StepReport], None]) -> EditOutcome:
         for _ in range(self.random.randrange(20)):
             await asyncio.sleep(0)
-        if self.random.random() < 0.4:
+        if order.prompt == "fails":
+            raise MaskError("mask", "is empty")
+        if order.prompt != "works" and self.random.random() < 0.4:
             raise self.random.choice([ReplicaError("down"), MaskError("mask", "is empty"), ValueError("?")])
         return EditOutcome(result_of(order), 1, 1, TIMINGS)
 
@@ -560,9 +562,10 @@ async def test_whatever_happens_each_job_has_one_end(tmp_path: Path, seed: int) 
                     await bench.jobs.cancel("ann", job.id)
             return await watching
 
-        ended = await asyncio.gather(*(client() for _ in range(40)))
-        assert len({job.id for job in ended}) == 40
-        assert {job.state for job in ended} >= {JobState.DONE, JobState.FAILED}
+        certain = [await bench.submit(params={"prompt": prompt, "seed": 0}) for prompt in ("works", "fails")]
+        ended = await asyncio.gather(*(client() for _ in range(40)), *map(bench.end, certain))
+        assert len({job.id for job in ended}) == 42
+        assert [job.state for job in ended[40:]] == [JobState.DONE, JobState.FAILED]
         for job in ended:
             assert job.attempts <= MAX_ATTEMPTS
             assert (await bench.jobs.result("ann", job.id) is not None) == (job.state is JobState.DONE)

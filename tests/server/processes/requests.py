@@ -11,7 +11,6 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-MAX_DIFFERENCE = 2  # levels of 256: by what else is in the batch, sums are rounded in another order
 SIDE = 64  # of the tiny model's canvas: pictures are not scaled
 
 
@@ -84,10 +83,3 @@ async def metric(session: aiohttp.ClientSession, name: str) -> float:
         text = await response.text()
     (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
     return float(line.split()[1])
-
-
-def assert_alike(one: bytes, other: bytes) -> None:
-    """Two pictures of the same request, each made in a batch with other edits."""
-    first, second = (np.asarray(Image.open(io.BytesIO(file))).astype(int) for file in (one, other))
-    assert first.shape == second.shape
-    assert np.abs(first - second).max() <= MAX_DIFFERENCE

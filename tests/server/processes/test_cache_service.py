@@ -18,7 +18,7 @@ from instgenie_cache.tiers.verify import verify_folder
 from tests.server.processes.requests import edit_form, mask_png, picture_png
 from tests.server.processes.server_process import SMALL, ServerProcess, instgenie
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 READY = r'"process_id": (\d+), "event": "the cache service is ready"'
 END_SECONDS = 60

@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from tests.server.processes.requests import edit_form, ended_job, metric, picture_png
-from tests.server.processes.server_process import ServerProcess
+from tests.server.processes.server_process import START_SECONDS, ServerProcess
 from tests.server.processes.test_cache_service import wait_for_end
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 NAMES = ("1", "2")
 STEPS = 60  # long enough that several are met by what the test does
@@ -26,19 +26,26 @@ ROUNDS, EDITS = 20, 6
 RENEW_SECONDS = 200.0  # two processes that start while two clients' edits are computed, on two cores
 
 
-def process_ids(server: ServerProcess) -> dict[str, int]:
-    """The newest process of each replica that was ready, by its name."""
-    found = {}
-    for line in server.log().splitlines():
-        if '"the replica is ready"' in line:
-            told = json.loads(line)
-            found[told["replica"]] = told["process_id"]
-    return found
+async def process_of(server: ServerProcess, session: aiohttp.ClientSession, name: str) -> int:
+    """The newest process of a replica that was ready. The log that tells of it may come later than other answers."""
+    lives = 1 + await metric(session, f'instgenie_replica_restarts{{replica="{name}"}}')
+    async with asyncio.timeout(60):
+        while True:
+            lines = [json.loads(line) for line in server.log().splitlines() if '"the replica is ready"' in line]
+            process_ids = [told["process_id"] for told in lines if told["replica"] == name]
+            if len(process_ids) >= lives:
+                return int(process_ids[-1])
+            await asyncio.sleep(0.05)
+
+
+async def processes(server: ServerProcess, session: aiohttp.ClientSession) -> dict[str, int]:
+    """Those of all replicas, by their names."""
+    return {name: await process_of(server, session, name) for name in NAMES}
 
 
 async def all_ready(session: aiohttp.ClientSession) -> None:
     """Wait until both replicas take edits."""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(START_SECONDS):
         while True:
             async with session.get("/readyz") as reply:
                 if (await reply.json())["replicas"]["ready"] == len(NAMES):
@@ -94,7 +101,7 @@ async def busy(session: aiohttp.ClientSession) -> list[str]:
 
 async def test_edits_are_spread_and_a_killed_replica_is_replaced(tiny_builtin: Path, tmp_path: Path) -> None:
     async with fleet(tiny_builtin, tmp_path) as (server, session):
-        first = process_ids(server)
+        first = await processes(server, session)
         ids = [await submitted(session, seed) for seed in range(EDITS)]
         waiting = [asyncio.create_task(edited(session, seed)) for seed in range(EDITS, 2 * EDITS)]
         name = (await busy(session))[0]
@@ -102,7 +109,7 @@ async def test_edits_are_spread_and_a_killed_replica_is_replaced(tiny_builtin: P
         await assert_done(session, ids)
         await asyncio.gather(*waiting)
         await all_ready(session)
-        second = process_ids(server)
+        second = await processes(server, session)
         assert [other for other in NAMES if second[other] != first[other]] == [name]
         for replica in NAMES:
             assert await metric(session, f'instgenie_replica_restarts{{replica="{replica}"}}') == (replica == name)
@@ -124,7 +131,7 @@ async def balanced(session: aiohttp.ClientSession) -> str:
 async def test_replicas_are_renewed_under_load(tiny_builtin: Path, tmp_path: Path) -> None:
     """No request fails meanwhile, none is begun twice, and both processes are others afterwards."""
     async with fleet(tiny_builtin, tmp_path) as (server, session):
-        first = process_ids(server)
+        first = await processes(server, session)
         is_over = asyncio.Event()
         done = 0
 
@@ -144,7 +151,7 @@ async def test_replicas_are_renewed_under_load(tiny_builtin: Path, tmp_path: Pat
         is_over.set()
         await asyncio.gather(*clients)
         assert done > len(clients)
-        second = process_ids(server)
+        second = await processes(server, session)
         assert all(second[name] != first[name] for name in NAMES)
         assert "lost its replica" not in server.log()
         assert "attempt 1 at job" not in server.log()
@@ -168,7 +175,7 @@ async def test_kills_under_load(tiny_builtin: Path, tmp_path: Path) -> None:
         for number in range(ROUNDS):
             ids = [await submitted(session, EDITS * number + edit) for edit in range(EDITS)]
             name = rng.choice(await busy(session))
-            os.kill(process_ids(server)[name], signal.SIGKILL)
+            os.kill(await process_of(server, session, name), signal.SIGKILL)
             await assert_done(session, ids)
         await all_ready(session)
         restarts = [await metric(session, f'instgenie_replica_restarts{{replica="{name}"}}') for name in NAMES]

@@ -17,7 +17,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.server.processes.requests import all_jobs, assert_alike, edit_form, ended_job, picture_png
+from tests.server.intake.pictures import assert_alike
+from tests.server.processes.requests import all_jobs, edit_form, ended_job, picture_png
 from tests.server.processes.server_process import ServerProcess
 
 CLIENTS = 4

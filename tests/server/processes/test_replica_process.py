@@ -16,11 +16,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.server.processes.requests import assert_alike, edit_form, ended_job, metric, picture_png
+from tests.server.intake.pictures import assert_alike
+from tests.server.processes.requests import edit_form, ended_job, metric, picture_png
 from tests.server.processes.server_process import START_SECONDS, ServerProcess, environment
 from tests.server.processes.test_cache_service import wait_for_end
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 READY = r'"process_id": (\d+), "event": "the replica is ready"'
 CONNECTED = r'"event": "connected to the replica"'

@@ -12,7 +12,7 @@ import pytest
 from tests.server.processes.requests import mask_png
 from tests.server.processes.server_process import SMALL, ServerProcess, instgenie
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 # pydantic is in the extra too, but newer releases of typer bring it.
 EXTRA = ("aiohttp", "aiohttp_sse", "uvloop", "prometheus_client", "structlog", "aiosqlite")

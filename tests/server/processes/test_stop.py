@@ -7,15 +7,19 @@ import base64
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.server.processes.requests import all_jobs, assert_alike, edit_form, ended_job, metric, picture_png
+from tests.server.intake.pictures import assert_alike
+from tests.server.processes.requests import all_jobs, edit_form, ended_job, metric, picture_png
 from tests.server.processes.server_process import ServerProcess
+from tests.server.processes.test_replica_process import replica_of
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 RUNNING = 3
 JOBS = 4
@@ -76,6 +80,16 @@ async def ended_or_cut(session: aiohttp.ClientSession, job_id: str) -> None:
         pass
 
 
+@contextmanager
+def held_up(process_id: int) -> Iterator[None]:
+    """Let a process do nothing meanwhile: however slow the test is, the process is not faster."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
 async def test_asked_while_it_stops(tiny_builtin: Path, tmp_path: Path) -> None:
     """Each request is accepted and kept, refused with a time to come back, or finds nobody; the running one ends."""
     accepted: set[str] = set()
@@ -99,13 +113,14 @@ async def test_asked_while_it_stops(tiny_builtin: Path, tmp_path: Path) -> None:
 
     with ServerProcess(tiny_builtin, tmp_path) as server:
         async with aiohttp.ClientSession(server.url) as session, asyncio.timeout(60):
-            running = asyncio.create_task(sync_edit(session, seed=0, steps=200))
-            await in_flight(session, 1)
-            asking = [asyncio.create_task(ask_until_nobody_listens(session, seed)) for seed in range(2)]
-            await begun.wait()
-            server.signal(signal.SIGTERM)
-            await asyncio.gather(*asking)
-            assert not running.done()  # they were turned away while it was stopping, not when it was gone
+            with held_up(replica_of(server)):
+                running = asyncio.create_task(sync_edit(session, seed=0, steps=2))
+                await in_flight(session, 1)
+                asking = [asyncio.create_task(ask_until_nobody_listens(session, seed)) for seed in range(2)]
+                await begun.wait()
+                server.signal(signal.SIGTERM)
+                await asyncio.gather(*asking)
+                assert not running.done()  # they were turned away while it was stopping, not when it was gone
             assert await running
         assert server.end() == 0, server.log()
         assert "Traceback" not in server.log()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.server.processes.server_process import PROGRAM, SMALL, STOP_SECONDS, environment
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 def test_status_line(tiny_builtin: Path, tmp_path: Path) -> None:

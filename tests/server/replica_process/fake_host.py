@@ -60,8 +60,8 @@ class FakeLink(ScriptedReplica):
     async def pin(self, keys: Iterable[str]) -> int:
         await self._answered()
         keys = set(keys)
-        self.pinned |= keys
-        return len(keys)
+        self.pinned |= keys  # those that are not there yet, too
+        return len(keys & self.records.keys())
 
     async def stats(self) -> ReplicaStats:
         await self._answered()

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from instgenie.errors import MaskError, ReplicaAwayError, ReplicaError, ReplicaLostError
-from instgenie.orders import EditOrder, Pixels, WarmOrder
+from instgenie.orders import EditOrder, HeldTemplate, Pixels, WarmOrder
 from instgenie_server.processes.restarts import Restarts
 from instgenie_server.replica_process.supervised_replica import Elsewhere, SupervisedReplica
 from tests.server.replica_process.fake_host import FakeHost
@@ -153,7 +153,8 @@ async def test_one_that_drains_is_away_before_an_edit_finds_out(host: FakeHost, 
 async def test_pins_are_made_again(host: FakeHost, replica: SupervisedReplica) -> None:
     life = host.run()
     await replica.start()
-    assert await replica.pin(["a", "b", "c"]) == 3
+    host.links[0].records = dict.fromkeys("ab", HeldTemplate(1, 0))
+    assert await replica.pin(["a", "b", "c"]) == 2
     await replica.unpin(["b"])
     await replica.forget(["c"])
     host.end(life)
