@@ -135,7 +135,8 @@ def _compute(
     if marks is not None:
         marks.add()
     contexts, full_blocks = [step.context for step in steps], [step.full_blocks for step in steps]
-    advance(forward, [edit.state for edit in edits], contexts, full_blocks, on_block, lanes)
+    refreshes = [step.refresh for step in steps]
+    advance(forward, [edit.state for edit in edits], contexts, full_blocks, on_block, lanes, refreshes)
     if marks is not None:
         marks.add()
 
@@ -153,7 +154,7 @@ def _learn(
     predicted_ms, waited_ms = None, 0.0
     for edit, step in zip(edits, steps, strict=True):
         full_blocks = step.full_blocks if step.context is not None else blocks
-        segments += [(shape, full_blocks) for shape in edit.shapes(is_dense=False)]
+        segments += [(shape, full_blocks) for shape in edit.masked_shapes]
         if step.opened is not None:
             waited_ms += step.opened.waited_ms
             for block, stall_ms in step.opened.stalls_ms.items():

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, BertModel, CLIPTextModel, T5EncoderModel
 
 from instgenie.autoencoder import KlCodec, LatentCodec, PatchCodec
 from instgenie.errors import CheckpointError
+from instgenie.fidelity import MeasuredSetting
 from instgenie.flow import FlowShift
-from instgenie.model_settings import MAX_TEXT_TOKENS, ModelSettings, read_json, read_settings, read_shift
+from instgenie.model_settings import MAX_TEXT_TOKENS, ModelSettings, read_json, read_measured, read_settings, read_shift
 from instgenie.models.flux import FluxForward
 from instgenie.models.patch_autoencoder import PatchAutoencoder
 from instgenie.revision import HashFile, RememberedHashes, revision
@@ -32,6 +33,7 @@ class Checkpoint:
         revision: xxh3-128 of configuration and weights: records of another revision are never used.
         takes_fill: whether the transformer's input carries the masked picture and the mask.
         distilled: whether the transformer takes the guidance scale as an input.
+        measured: how close its edits come to dense ones, where somebody measured that.
     """
 
     settings: ModelSettings
@@ -42,6 +44,7 @@ class Checkpoint:
     shift: FlowShift
     takes_fill: bool
     distilled: bool
+    measured: tuple[MeasuredSetting, ...] = ()
 
 
 def load_checkpoint(
@@ -83,6 +86,7 @@ def load_checkpoint(
         prompts,
         shift,
         **kind,
+        measured=read_measured(folder),
     )
 
 

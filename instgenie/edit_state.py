@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from instgenie.conditioning import image_ids
+from instgenie.correction import Correction, Refresh
 from instgenie.fixed_inputs import FixedInputs
 from instgenie.models.flux import FluxForward
-from instgenie.models.segment import ContextSource, Segment
+from instgenie.models.segment import ContextSource, Recorder, Segment
 from instgenie.pipeline.cost import SegmentShape
 from instgenie.text import Prompt
 from instgenie.token_index import TokenIndex
@@ -55,6 +56,7 @@ class EditState:
         pointed_at: [E, C] the clean latents of editable tokens that the last step's velocity points at; None before
             the first.
         first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
+        correction: of its template's records, from its last refresh.
     """
 
     index: TokenIndex
@@ -66,6 +68,7 @@ class EditState:
     pointed_at: Tensor | None = None
     first_step: int = 0
     step: int = 0
+    correction: Correction | None = None
 
     @property
     def done(self) -> bool:
@@ -113,13 +116,19 @@ def segment_shapes(state: EditState) -> list[SegmentShape]:
 
 
 def edit_segments(
-    state: EditState, index: TokenIndex, context: ContextSource | None, full_blocks: int = 0
+    state: EditState,
+    index: TokenIndex,
+    context: ContextSource | None,
+    full_blocks: int = 0,
+    refresh: Refresh | None = None,
 ) -> list[Segment]:
     """The passes that the edit's next step needs: one per prompt of its guidance.
 
     Args:
         index: the edit's own, or that of all its tokens.
+        context: the template's; what a refresh found is added to it.
         full_blocks: the full prefix: so many blocks, the first ones, compute all tokens and need no context.
+        refresh: takes K and V of a step that computes all tokens.
     """
     inputs = state.inputs
     tokens, ids, condition, active = state.latents, inputs.ids, inputs.condition, None
@@ -135,9 +144,13 @@ def edit_segments(
     guidance = state.guidance
     scale = guidance.scale if guidance.distilled else None
     sigma = state.sigmas[state.step]
+    contexts: Sequence[ContextSource | None] = [context] * len(guidance.prompts)
+    if context is not None and state.correction is not None:
+        contexts = state.correction.applied(context, state.step)
+    recorders: Sequence[Recorder | None] = [None] * len(contexts) if refresh is None else refresh.recorders
     return [
-        Segment(tokens, ids, p.states, p.pooled, sigma, scale, context, full_blocks=full_blocks, active=active)
-        for p in guidance.prompts
+        Segment(tokens, ids, p.states, p.pooled, sigma, scale, source, recorder, full_blocks, active)
+        for p, source, recorder in zip(guidance.prompts, contexts, recorders, strict=True)
     ]
 
 
@@ -148,6 +161,7 @@ def advance(
     full_blocks: Sequence[int] | None = None,
     on_block: Callable[[int], None] = lambda _: None,
     lanes: Sequence[Segment] = (),
+    refreshes: Sequence[Refresh | None] | None = None,
 ) -> None:
     """Take one denoising step of every edit, in one packed forward. Where it raises, no edit has moved.
 
@@ -156,16 +170,20 @@ def advance(
         full_blocks: each edit's full prefix: so many blocks, the first ones, compute all of its tokens. None is none.
         on_block: see `FluxForward`.
         lanes: what is computed besides, before the edits of each block: contexts may be what these record.
+        refreshes: each edit's, where it computes all tokens and notes what that changes in the context. None is none.
     """
     segments: list[Segment] = [*lanes]
     indexes = []
-    for state, context, prefix in zip(states, contexts, full_blocks or [0] * len(states), strict=True):
+    prefixes, refreshes = full_blocks or [0] * len(states), refreshes or [None] * len(states)
+    for state, context, prefix, refresh in zip(states, contexts, prefixes, refreshes, strict=True):
         index = state.index if context is not None else state.index.all_active
         indexes.append(index)
-        segments += edit_segments(state, index, context, prefix)
+        segments += edit_segments(state, index, context, prefix, refresh)
     velocities = islice(model(segments, on_block), len(lanes), None)
-    for state, index in zip(states, indexes, strict=True):
+    for state, index, refresh in zip(states, indexes, refreshes, strict=True):
         own = list(islice(velocities, len(state.guidance.prompts)))
+        if refresh is not None:
+            state.correction = refresh.correction(state.step)
         _update(state, index, state.guidance.combine(own))
 
 

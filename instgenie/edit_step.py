@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from instgenie.correction import Refresh
 from instgenie.edit_state import EditState
 from instgenie.models.segment import ContextSource, KeyValue
 from instgenie.template_reader import OpenStep
@@ -36,20 +37,27 @@ class EditStep:
 
     Attributes:
         before: the edit's state, which a step replaces the tensors of, and does not write to.
-        context: of the tokens that it does not compute; None where it computes all of them.
+        source: the template's context, which its step is computed with, or corrects; None where it needs none.
+        refresh: where it computes all tokens, to see what that changes in the context.
         full_blocks: the full prefix.
         opened: where its records are read; None where they are not, or come from a lane.
     """
 
     before: EditState
-    context: WatchedContext | None
+    source: WatchedContext | None
     full_blocks: int = 0
     opened: OpenStep | None = None
+    refresh: Refresh | None = None
+
+    @property
+    def context(self) -> WatchedContext | None:
+        """Of the tokens that it does not compute; None where it computes all of them."""
+        return None if self.refresh is not None else self.source
 
     @property
     def error(self) -> CacheError | None:
-        """What its context failed with."""
-        return None if self.context is None else self.context.error
+        """What its source failed with."""
+        return None if self.source is None else self.source.error
 
     @property
     def stall_ms(self) -> float:

@@ -132,6 +132,7 @@ class Editor:
             timings,
             self.shelf.drop_useless,
             self.shelf.planner,
+            prepared.refresh_steps,
         )
         running.name = name
         return running

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from instgenie.errors import CheckpointError, ParameterError
+from instgenie.fidelity import MeasuredSetting
 from instgenie.flow import MAX_STEPS, FlowShift
 from instgenie.parameter_checks import MAX_GUIDANCE
 
 SETTINGS_FILE = "instgenie.json"
+FIDELITY_FILE = "fidelity.json"
 MAX_CANVAS_TOKENS = 65_536
 MAX_TEXT_TOKENS = 4096
 # Options of the scheduler which change the noise levels in ways that `FlowShift` does not know.
@@ -112,6 +114,21 @@ def read_settings(
         raise CheckpointError(f"{path}: an entry is none of {known}: {error}") from error
     except CheckpointError as error:
         raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
+
+
+def read_measured(folder: Path) -> tuple[MeasuredSetting, ...]:
+    """How close a model folder's edits come to dense ones; empty where it has no `fidelity.json`.
+
+    Raises:
+        CheckpointError: the file is not what `scripts/bench/fidelity.py` writes.
+    """
+    path = folder / FIDELITY_FILE
+    if not path.exists():
+        return ()
+    try:
+        return tuple(MeasuredSetting(**row) for row in read_json(path)["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: settings are not what they have to be: {error}") from error
 
 
 def read_shift(path: Path) -> FlowShift:

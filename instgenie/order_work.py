@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instgenie.edit_cost import EditWork, edit_work
+from instgenie.fidelity import default_refreshes, mean_tokens
 from instgenie.mask import Mask, bounding_box
 from instgenie.orders import EditOrder, ModelCard
 from instgenie.window import Window, choose_window
@@ -24,6 +25,7 @@ class OrderWork:
         passes: of the model, each step.
         active_tokens: image tokens of a pass that are computed where the template is warm.
         total_tokens: image tokens of the window.
+        refreshes: steps that compute all of them nevertheless.
     """
 
     window: Window
@@ -31,11 +33,17 @@ class OrderWork:
     passes: int
     active_tokens: int
     total_tokens: int
+    refreshes: int = 0
 
     @property
     def is_dense(self) -> bool:
         """Whether it leaves nothing to records."""
         return self.active_tokens == self.total_tokens
+
+    @property
+    def mean_tokens(self) -> int:
+        """Image tokens of a pass that are computed in a step, on average."""
+        return mean_tokens(self.active_tokens, self.total_tokens, self.refreshes, self.steps)
 
 
 def order_work(order: EditOrder, model: ModelCard) -> OrderWork:
@@ -53,13 +61,15 @@ def order_work(order: EditOrder, model: ModelCard) -> OrderWork:
         left, top, right, bottom = window.box
         touched = _any_of_columns(_any_of_rows(mask[top:bottom, left:right], rows), columns)
         active = int(np.count_nonzero(_widened(_widened(touched, order.halo, 0), order.halo, 1)))
-    steps = model.steps if order.steps is None else order.steps
+    schedule = model.steps if order.steps is None else order.steps
+    steps = max(1, ceil(schedule * min(1.0, max(0.0, order.strength)) - 1e-9))  # as of `flow_sigmas`
     return OrderWork(
         window=window,
-        steps=max(1, ceil(steps * min(1.0, max(0.0, order.strength)) - 1e-9)),  # as of `flow_sigmas`
+        steps=steps,
         passes=_passes_of(order, model),
         active_tokens=active,
         total_tokens=rows * columns,
+        refreshes=default_refreshes(steps) if order.refreshes is None else max(0, order.refreshes),
     )
 
 
@@ -69,7 +79,7 @@ def predicted_work(order: EditOrder, model: ModelCard) -> EditWork:
     return edit_work(
         steps=work.steps,
         passes=work.passes,
-        tokens_active=work.active_tokens,
+        tokens_active=work.mean_tokens,
         tokens_total=work.total_tokens,
         is_cold=False,
     )

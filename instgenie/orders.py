@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from instgenie.fidelity import DEFAULT_HALO, MeasuredSetting
+
 CachePolicy = Literal["auto", "only", "off"]
 OutputFormat = Literal["png", "webp", "jpeg"]
 ServingTier = Literal["device", "host", "disk", "object"]  # where a template's records were
@@ -59,7 +61,8 @@ class EditOrder:
     steps: int | None = None
     guidance: float | None = None
     strength: float = 1.0
-    halo: int = 1
+    halo: int = DEFAULT_HALO
+    refreshes: int | None = None
     feather: int = 0
     template_prompt: str = ""
     template_seed: int = 0
@@ -104,6 +107,7 @@ class PhaseTimings:
     tier: ServingTier | None = None
     stall_ms: float = 0.0
     batch: float = 1.0
+    refreshes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,7 @@ class ModelCard:
         step_bytes: that the records of one step of a whole canvas take where they are stored; 0 where that is not
             known. With drift, templates have fewer of them than steps: then it is the most that a step may need.
         batch_edits, batch_tokens: most edits in a step, and most tokens that it computes; 0 where that is not known.
+        measured: how close edits come to dense ones by halo and refreshes; empty where nobody measured that.
     """
 
     name: str
@@ -183,6 +188,7 @@ class ModelCard:
     step_bytes: int = 0
     batch_edits: int = 0
     batch_tokens: int = 0
+    measured: tuple[MeasuredSetting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

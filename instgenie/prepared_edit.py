@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
+from instgenie.fidelity import default_refreshes, refresh_steps
 from instgenie.request import EditRequest
 from instgenie.token_index import TokenIndex
 from instgenie.window import Window
@@ -33,6 +34,13 @@ class PreparedEdit:
     key: str
     steps: int
     passes: int
+
+    @property
+    def refresh_steps(self) -> frozenset[int]:
+        """Of its own steps, those that compute all tokens, so that records can be corrected. Dense edits have none."""
+        asked = self.request.refreshes
+        refreshes = default_refreshes(self.steps) if asked is None else asked
+        return frozenset(refresh_steps(refreshes, self.steps) if self.is_cached else ())
 
     @property
     def is_cached(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from instgenie.errors import MaskError, ParameterError
+from instgenie.fidelity import DEFAULT_HALO, MAX_REFRESHES
 from instgenie.mask import Mask
 from instgenie.orders import ServingTier
 from instgenie.parameter_checks import (
@@ -34,6 +35,8 @@ class EditRequest:
         steps, guidance: None takes the model's own.
         strength: share of the schedule that is run, 0 < strength <= 1; below 1 the edit starts from the picture.
         halo: tokens computed around the masked ones.
+        refreshes: steps that compute all tokens, so that records are corrected by what the edit changes around it; None
+            takes `default_refreshes`.
         feather: width in pixels of the blend inside the mask's border.
         cached: compute masked tokens with the template's records; False computes all tokens (dense).
         must_hit: fail where the template's records are not there, instead of making them.
@@ -54,7 +57,8 @@ class EditRequest:
     steps: int | None = None
     guidance: float | None = None
     strength: float = 1.0
-    halo: int = 1
+    halo: int = DEFAULT_HALO
+    refreshes: int | None = None
     feather: int = 0
     template_seed: int = 0
     template_prompt: str = ""
@@ -79,6 +83,8 @@ class EditRequest:
             raise ParameterError("strength", f"{self.strength} is not in 0 < strength <= 1")
         check_whole("seed", self.seed, 0, MAX_SEED)
         check_whole("halo", self.halo, 0, MAX_HALO_TOKENS)
+        if self.refreshes is not None:
+            check_whole("refreshes", self.refreshes, 0, MAX_REFRESHES)
         check_whole("feather", self.feather, 0, MAX_FEATHER_PIXELS)
 
 
@@ -88,10 +94,13 @@ class EditTimings:
 
     Attributes:
         cache: hit: the template's records were there. cold: this edit made them. partial: some were lost or could
-            not be read, `dense_steps` says for how many steps. refused: the cache did not take the template, so all
-            steps were dense. off: a dense edit, asked for or because the mask and its halo cover everything.
+            not be read, `dense_steps - refreshes` says for how many steps. refused: the cache did not take the
+            template, so all steps were dense. off: a dense edit, asked for or because the mask and its halo cover
+            everything.
         tier: where the records were when the edit began: device where all that it needs were there, else the coldest
             tier that the cache has to take one from. None where the edit did not find the template's records.
+        dense_steps: that computed all tokens.
+        refreshes: of them, those that did so to correct the records.
         tokens_active: tokens computed at a step that the cache served, else all of them.
         stall_ms: of `denoise_ms`, waiting for records.
         full_blocks: blocks that were planned to compute all tokens, rather than wait for their records, over all steps.
@@ -104,6 +113,7 @@ class EditTimings:
     decode_ms: float = 0.0
     step_ms: list[float] = field(default_factory=list)
     dense_steps: int = 0
+    refreshes: int = 0
     tokens_active: int = 0
     tokens_total: int = 0
     tier: ServingTier | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 from instgenie.batch_step import run_step
 from instgenie.canvas import paste_back, to_picture
 from instgenie.checkpoint import Checkpoint
+from instgenie.correction import Refresh
 from instgenie.edit_state import EditState, segment_shapes
 from instgenie.edit_step import EditStep, WatchedContext
 from instgenie.lane import Lane
@@ -67,10 +68,12 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         timings: EditTimings,
         on_close: Callable[[str, TemplateReader], None],
         planner: StepPlanner | None = None,
+        refresh_steps: frozenset[int] = frozenset(),
     ) -> None:
         """Args:
         on_close: called with the template's key and the reader, once that is closed.
         planner: learns from steps that `advance` takes.
+        refresh_steps: of its own, that compute all tokens though there are records.
         """
         self.timings, self.state, self.template = timings, state, template
         self._checkpoint, self._request, self._window = checkpoint, request, window
@@ -81,6 +84,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         self.taken: list[TakenStep] = []
         self.device_ms = 0.0
         self._shapes = segment_shapes(state)
+        self._refresh_steps = refresh_steps
         self._batches = 0  # edits in its steps, itself included
         timings.tokens_total = timings.tokens_active = state.index.num_tokens
 
@@ -113,6 +117,16 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
     def is_cached(self) -> bool:
         """Whether it asks for its template's records: it is not dense, and leaves tokens that it does not compute."""
         return self._request.cached and self.state.index.num_active < self.state.index.num_tokens
+
+    @property
+    def masked_shapes(self) -> Sequence[SegmentShape]:
+        """What its segments compute in a block of a masked step."""
+        return self._shapes
+
+    @property
+    def is_refreshed_next(self) -> bool:
+        """Whether its next step computes all tokens, though there are records."""
+        return self.step in self._refresh_steps
 
     @property
     def must_hit(self) -> bool:
@@ -155,7 +169,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     def shapes(self, *, is_dense: bool) -> Sequence[SegmentShape]:
         """What its segments compute in a block of the next step, blocks of a full prefix excepted."""
-        is_dense = is_dense or (self._reader is None and self.lane is None)
+        is_dense = is_dense or self.is_refreshed_next or (self._reader is None and self.lane is None)
         return [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
 
     # What `run_step` calls.
@@ -170,18 +184,21 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         state, reader, before = self.state, self._reader, replace(self.state)
         if is_dense:
             return EditStep(before, None)
+        positions = state.index.context_positions
         if self.lane is not None:
-            context = self.lane.context(state.record_step, state.index.context_positions)
-            return EditStep(before, None if context is None else WatchedContext(context))
+            context = self.lane.context(state.record_step, positions)
+            source = None if context is None else WatchedContext(context)
+            return EditStep(before, source, refresh=self._refresh(source))
         opened = None
         if reader is not None:
-            opened = reader.open(state.record_step, state.index.context_positions, self._shapes, beside)
+            takes_all = self.is_refreshed_next
+            opened = reader.open(state.record_step, positions, self._shapes, beside, takes_all=takes_all)
         if reader is None or opened is None:
             return EditStep(before, None)
         if self.step + 1 < self.steps:
             reader.load_ahead(state.record_step + 1)
-        context_of = None if opened.context is None else WatchedContext(opened.context)
-        return EditStep(before, context_of, opened.full_blocks, opened)
+        source = None if opened.context is None else WatchedContext(opened.context)
+        return EditStep(before, source, opened.full_blocks, opened, self._refresh(source))
 
     def abandon_step(self, step: EditStep) -> None:
         """The step was not computed, or not for all edits of its batch: the edit is as it was before."""
@@ -214,9 +231,11 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         if self.state is step.before:
             return
         timings, opened = self.timings, step.opened
-        if opened is None and step.context is None:
+        if step.refresh is not None:
+            timings.refreshes += 1
+        if step.refresh is not None or (opened is None and step.context is None):
             timings.dense_steps += 1
-            if self._reader is not None or self.lane is not None:
+            if step.refresh is None and (self._reader is not None or self.lane is not None):
                 timings.cache = "partial"
         plan = None if opened is None else opened.plan
         self.taken.append(TakenStep(step_ms, step.stall_ms, plan))
@@ -235,6 +254,11 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         """
         if step.opened is not None and self._reader is not None:
             self._reader.learn(step.opened, self._shapes, compute_ms, step_ms)
+
+    def _refresh(self, source: WatchedContext | None) -> Refresh | None:
+        if source is None or not self.is_refreshed_next:
+            return None
+        return Refresh(source, self.state.index.context_positions, self.passes)
 
     # Pictures.
 
@@ -259,8 +283,8 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         return EditResult(picture, self.timings)
 
     def close(self) -> None:
-        """Stop reading the template. A second time it does nothing."""
-        self.lane = None
+        """Stop reading the template, and let go of what was found of it. A second time it does nothing."""
+        self.lane, self.state.correction = None, None  # what is large waits for no file to be made
         self._close_reader()
 
     def __exit__(

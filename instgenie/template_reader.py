@@ -147,6 +147,8 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         positions: Tensor,
         shapes: Sequence[SegmentShape] = (),
         beside: Sequence[SegmentShape] = (),
+        *,
+        takes_all: bool = False,
     ) -> OpenStep | None:
         """Begin a step, None where it has to be computed densely. Then `finish` or `abandon` it.
 
@@ -154,6 +156,7 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
             positions: [U] the edit's context tokens, on the model's device.
             shapes: the edit's segments.
             beside: the other segments of the batch.
+            takes_all: records of all blocks are needed, and nothing is planned.
         """
         assert self._open is None
         self._beside = beside
@@ -167,11 +170,11 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
                 load = self._load(step, range(0))  # which shares what other edits of the batch load already
         try:
             if payloads is not None:
-                plan = self._plan(shapes, self._all_there)
+                plan = None if takes_all else self._plan(shapes, self._all_there)
                 context = StepContext(payloads, self._form, positions)
                 self._open = self._opened(row, plan, context, None, started)
             elif load is not None:
-                self._open = self._begin(step, load, positions, shapes, started)
+                self._open = self._begin(step, load, positions, None if takes_all else shapes, started)
         except BaseException:
             if load is not None:
                 load.release()
@@ -185,18 +188,19 @@ class TemplateReader(AbstractContextManager["TemplateReader"]):
         step: int,
         load: StepLoad | DirectLoad,
         positions: Tensor,
-        shapes: Sequence[SegmentShape],
+        shapes: Sequence[SegmentShape] | None,
         started: float,
     ) -> OpenStep | None:
+        """Shapes are None where nothing is planned."""
         row, kept_step, form = self.row_of(step), self.kept_step(step), self._form
         if isinstance(load, DirectLoad) or self._is_direct(row):  # whole steps are read, whatever is planned
             supply = self._all_there
         else:
             supply = self._supply(row, load)
-        plan = self._plan(shapes, supply)
+        plan = None if shapes is None else self._plan(shapes, supply)
         # What is on the device costs nothing from then on: a step that there is room for is taken whole, once.
         is_kept = (plan is None or plan.full_prefix < form.blocks) and self._device.reserve(kept_step, form.step_bytes)
-        if plan is not None and plan.full_prefix and is_kept:
+        if shapes is not None and plan is not None and plan.full_prefix and is_kept:
             plan = self._plan(shapes, supply, takes_all=True)
         blocks = range(0 if plan is None else plan.full_prefix, form.blocks)
         if not blocks:

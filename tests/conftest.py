@@ -9,10 +9,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from instgenie.idle_threads import let_idle_threads_sleep
 
 let_idle_threads_sleep()  # before torch is imported anywhere
+settings.register_profile("tests", deadline=None)  # that an example took long is no failure: machines are busy
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from instgenie.balancer.rendezvous import hash_name
 from instgenie.balancer.replica_view import ReplicaView
+from instgenie.balancer.slots import Slots
 from instgenie.balancer.step_costs import FREE, StepCosts
 from instgenie_cache import TierName
 
@@ -36,6 +37,7 @@ class Columns:
         free_at, place_seconds: [R, B], as in `Slots`; a very late step and 0 beyond a replica's places.
         is_place: [R, B] 1 or 0.
         edits, seconds, tokens, published_seconds: [R], as in `Backlog`.
+        slots: R, those that `free_at` and `place_seconds` are of: they change less often than the rest.
     """
 
     ids: tuple[str, ...]
@@ -57,6 +59,7 @@ class Columns:
     seconds: Floats
     tokens: Floats
     published_seconds: Floats
+    slots: list[Slots | None]
 
     @classmethod
     def of(cls, views: list[ReplicaView]) -> Self:
@@ -89,6 +92,7 @@ class Columns:
             seconds=zeros(),
             tokens=zeros(),
             published_seconds=zeros(),
+            slots=[None] * count,
         )
 
     def write(self, row: int, view: ReplicaView) -> None:
@@ -97,8 +101,10 @@ class Columns:
         self.is_ready[row] = view.state == "ready"
         self.heard_at[row] = view.heard_at
         self.steps[row] = view.steps
-        self.free_at[row, : len(slots.free_at)] = slots.free_at
-        self.place_seconds[row, : len(slots.seconds)] = slots.seconds
+        if slots is not self.slots[row]:
+            self.slots[row] = slots
+            self.free_at[row, : len(slots.free_at)] = slots.free_at
+            self.place_seconds[row, : len(slots.seconds)] = slots.seconds
         self.edits[row] = backlog.edits
         self.seconds[row] = backlog.seconds
         self.tokens[row] = backlog.tokens

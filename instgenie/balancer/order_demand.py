@@ -29,7 +29,7 @@ def order_demand(order: EditOrder, card: ModelCard) -> EditDemand:
         steps=work.steps,
         passes=work.passes,
         text_tokens=card.text_tokens,
-        active_tokens=work.active_tokens,
+        active_tokens=work.mean_tokens,  # steps are priced alike
         total_tokens=work.total_tokens,
         step_bytes=card.step_bytes * work.total_tokens // canvas_tokens,
         cache="off" if work.is_dense else order.cache,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum, isfinite
 from types import MappingProxyType
 from typing import Self, TypeVar
@@ -117,6 +117,19 @@ class StepCosts:
         _, full = _over_blocks(model, _IN_FULL)
         loads = {tier: _load_seconds(model, tier) for tier in model.loads}
         return cls(base, masked, full, loads, edge_seconds)
+
+    def slower(self, factor: float, base_factor: float | None = None) -> Self:
+        """Steps that take so many times as long; loads, encoding and decoding as before.
+
+        Args:
+            base_factor: of what a step takes whatever it computes; None is the same.
+        """
+
+        def tokens(seconds: TokenSeconds) -> TokenSeconds:
+            return TokenSeconds(factor * seconds.row, factor * seconds.pair, factor * seconds.context)
+
+        base = self.base_seconds * (factor if base_factor is None else base_factor)
+        return replace(self, base_seconds=base, masked=tokens(self.masked), full=tokens(self.full))
 
     def segment_seconds(self, shape: SegmentShape) -> float:
         """What a segment adds to a step."""

@@ -21,7 +21,7 @@ from instgenie.host import await_device
 from instgenie.orders import EditOutcome, PhaseTimings, ReplicaStats, StepReport
 from instgenie.replica.job import EditJob
 from instgenie.replica.lane_desk import LaneDesk, OnWarmed
-from instgenie.replica.learned_costs import LearnedCosts
+from instgenie.replica.learned_costs import LearnedCosts, expected_step
 from instgenie.replica.mailbox import Mailbox
 from instgenie.replica.output_file import encode_picture, preview_steps
 from instgenie.running_edit import RunningEdit, phase
@@ -35,7 +35,10 @@ from instgenie.tracing import current_tracer
 log = logging.getLogger(__name__)
 
 _FINISHING_THREADS = 2
+# That a step waits for the store to say what serves an edit that was encoded, and is to join it: so long, or that share
+# of the last step. On two busy cores an answer takes 2 to 5 ms, and who misses a step of 100 ms waits for all of it.
 _LOOK_UP_SECONDS = 0.002
+_LOOK_UP_SHARE = 0.1
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class BatchRunner:
         self._finishing: set[EditJob] = set()  # their files are being made
         self._acts: deque[Callable[[], None]] = deque()  # of callers, beside edits
         self._counts = _Counts()
+        self._step_seconds = 0.0  # of the last step
         self._began_at: float | None = None  # the turn that the thread is at; None while there is nothing to do
         self._is_stopping = False
         self.costs = LearnedCosts()
@@ -152,8 +156,7 @@ class BatchRunner:
 
     def _turn(self) -> None:
         self._began_at = self._clock()
-        for message in self._mailbox.take():
-            message()
+        self._hear()
         tracer, now = current_tracer(), self._clock()
         with tracer.span("schedule"):
             batch = self._scheduler.schedule(now)
@@ -166,13 +169,24 @@ class BatchRunner:
             return
         if batch.stage is not None:
             self._do(batch.stage)
-            if self._lanes.is_asking:  # what was encoded shall join the next step, if the store answers as it should
-                self._mailbox.wait(_LOOK_UP_SECONDS)
+            if batch.stage.kind == "encode":
+                self._await_look_up()
             return
         if self._acts:
             self._acts.popleft()()
         if batch.has_step:
             self._step(batch)
+
+    def _hear(self) -> None:
+        for message in self._mailbox.take():
+            message()
+
+    def _await_look_up(self) -> None:
+        """Give the store some time to answer, whatever else comes meanwhile."""
+        until = self._clock() + max(_LOOK_UP_SECONDS, _LOOK_UP_SHARE * self._step_seconds)
+        while self._lanes.is_asking and not self._is_stopping and (seconds := until - self._clock()) > 0:
+            self._mailbox.wait(seconds)
+            self._hear()
 
     def _submit(self, job: EditJob, task: EditTask) -> None:
         if not job.call.is_left:
@@ -213,7 +227,11 @@ class BatchRunner:
     def _step(self, batch: StepBatch) -> None:
         jobs = map(self._jobs.get, batch.edits)  # one may have ended with this batch
         edits = [(job, job.edit) for job in jobs if job is not None and job.edit is not None]
-        outcome, failed = self._compute([edit for _, edit in edits], batch)
+        planner, running = self._editor.shelf.planner, [edit for _, edit in edits]
+        expected = expected_step(None if planner is None else planner.costs, running)
+        outcome, failed = self._compute(running, batch)
+        if not batch.lanes and not failed:
+            self.costs.observe_step(running, expected, outcome)
         tracer = current_tracer()
         with tracer.span("update"):
             stuck = frozenset(job.id for job, edit in edits if edit in outcome.stuck)
@@ -233,6 +251,7 @@ class BatchRunner:
                     self._fail(job, error)
                 elif edit not in outcome.stuck:
                     self._report(job, edit)
+        self._step_seconds = outcome.ms / 1000
         counts = self._counts
         counts.steps += outcome.ms > 0  # none where the only lane was given up just now
         counts.edit_steps += len(edits)
@@ -376,6 +395,7 @@ class BatchRunner:
                 cache=timings.cache,
                 steps=len(timings.step_ms),
                 dense_steps=timings.dense_steps,
+                refreshes=timings.refreshes,
                 tokens_active=timings.tokens_active,
                 tokens_total=timings.tokens_total,
                 tier=timings.tier,

@@ -10,7 +10,9 @@ from instgenie.sched.limits import BatchLimits
 
 _MEMORY_SHARE = 0.25
 _CUDA_ROWS, _CPU_ROWS = 32_768, 4096
-_CANVASES = 2  # that a step may compute densely at least, whatever the model's size: a cold edit, and others beside it
+# Edits that a step may compute densely at least, whatever the model's size: one that is cold or begins with a refresh,
+# and others beside it.
+_CANVASES = 2
 
 
 def default_limits(checkpoint: Checkpoint) -> BatchLimits:
@@ -18,10 +20,12 @@ def default_limits(checkpoint: Checkpoint) -> BatchLimits:
 
     Several steps of a lane in one forward are no faster on a CPU, and would keep edits waiting.
     """
-    device, canvas_tokens = checkpoint.forward.device, checkpoint.settings.canvas_tokens
+    device, settings = checkpoint.forward.device, checkpoint.settings
+    passes = 1 if checkpoint.distilled else 2
+    least_rows = _CANVASES * passes * (settings.canvas_tokens + settings.text_tokens)
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
-        rows = max(_CUDA_ROWS, _CANVASES * canvas_tokens)
+        rows = max(_CUDA_ROWS, least_rows)
         return BatchLimits(rows=rows, lane_rows=rows, num_bytes=max(1, int(_MEMORY_SHARE * free_bytes)))
     num_bytes = max(1, int(_MEMORY_SHARE * available_memory_bytes()))
-    return BatchLimits(rows=max(_CPU_ROWS, _CANVASES * canvas_tokens), lane_rows=1, num_bytes=num_bytes)
+    return BatchLimits(rows=max(_CPU_ROWS, least_rows), lane_rows=1, num_bytes=num_bytes)

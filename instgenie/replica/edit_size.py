@@ -21,11 +21,13 @@ class EditSize:
         text_tokens: of a short prompt.
         state_bytes: an image token's, between steps.
         row_bytes: a computed token's, in a step.
+        record_bytes: K and V of one token in all blocks, which a refresh keeps for the context.
     """
 
     text_tokens: int
     state_bytes: int
     row_bytes: int
+    record_bytes: int
 
     @classmethod
     def of(cls, editor: Editor) -> Self:
@@ -33,12 +35,19 @@ class EditSize:
         forward = editor.checkpoint.forward
         channels = int(forward.transformer.config.in_channels)
         hidden = forward.num_heads * forward.head_dim
+        item_bytes = forward.dtype.itemsize
         return cls(
-            editor.encoder.text_tokens(), 4 * _STATE_TENSORS * channels, _ACTIVATIONS * hidden * forward.dtype.itemsize
+            editor.encoder.text_tokens(),
+            4 * _STATE_TENSORS * channels,
+            _ACTIVATIONS * hidden * item_bytes,
+            2 * forward.num_blocks * hidden * item_bytes,
         )
 
     def num_bytes(self, prepared: PreparedEdit) -> int:
         """Of an edit, from its encoding until it is decoded."""
         index = prepared.index
-        rows = prepared.passes * (self.text_tokens + index.num_active)
-        return index.num_tokens * self.state_bytes + rows * self.row_bytes
+        refreshes = len(prepared.refresh_steps)
+        rows = prepared.passes * (self.text_tokens + (index.num_tokens if refreshes else index.num_active))
+        # A second refresh is put together while the first one's correction is there.
+        kept = min(2, refreshes) * prepared.passes * (index.num_tokens - index.num_active)
+        return index.num_tokens * self.state_bytes + rows * self.row_bytes + kept * self.record_bytes

@@ -318,6 +318,7 @@ class LocalReplica:
             active_tokens=index.num_active,
             total_tokens=index.num_tokens,
             num_bytes=self._size.num_bytes(prepared),
+            refresh_steps=prepared.refresh_steps,
         )
 
     def _load_planner(self) -> None:
@@ -332,6 +333,7 @@ def _model_card(editor: Editor, device: str, text_tokens: int, limits: BatchLimi
     tokens = (canvas_pixels // patch) ** 2
     form = RecordForm(forward.dtype, tokens, forward.num_heads, forward.head_dim, forward.num_blocks, editor.codec)
     return ModelCard(
+        measured=checkpoint.measured if editor.codec == "raw" and not editor.drift else (),  # as it was measured
         name=settings.name,
         revision=checkpoint.revision,
         dtype=dtype_name(forward.dtype),

@@ -45,6 +45,7 @@ def to_request(order: EditOrder) -> EditRequest:
         guidance=order.guidance,
         strength=order.strength,
         halo=order.halo,
+        refreshes=order.refreshes,
         feather=order.feather,
         template_prompt=order.template_prompt,
         template_seed=order.template_seed,

@@ -33,12 +33,17 @@ class Counts:
 
 
 class EditBook:
-    """Edits by id, and those of each phase in the order in which they came to it."""
+    """Edits by id, and those of each phase in the order in which they came to it.
+
+    Attributes:
+        changes: how often an edit came, left, or went from one phase to another.
+    """
 
     def __init__(self) -> None:
         self._edits: dict[str, TrackedEdit] = {}
         self._phases: dict[Phase, dict[str, TrackedEdit]] = {phase: {} for phase in get_args(Phase)}
         self._num_bytes = 0
+        self.changes = 0
 
     @property
     def num_bytes(self) -> int:
@@ -69,6 +74,7 @@ class EditBook:
         """
         if task.id in self._edits:
             raise ValueError(f"edit {task.id!r} was submitted already")
+        self.changes += 1
         edit = self._edits[task.id] = self._phases["waiting"][task.id] = TrackedEdit(task)
         return edit
 
@@ -100,6 +106,7 @@ class EditBook:
         )
 
     def _leave(self, edit: TrackedEdit) -> None:
+        self.changes += 1
         del self._phases[edit.phase][edit.task.id]
         if edit.phase != "waiting":
             self._num_bytes -= edit.task.num_bytes

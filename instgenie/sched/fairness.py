@@ -35,7 +35,7 @@ class _Item:
 @dataclass(slots=True)
 class _Tenant:
     """Attributes:
-    number: of its coming: of tenants that are even the first goes first.
+    number: of its coming, or of when it was last given something back: of tenants that are even the first goes first.
     served: its virtual time: the cost of what was taken.
     heap: what waits, with entries of what was removed.
     waiting: how much waits.
@@ -133,10 +133,17 @@ class FairQueue:
                 self._line.clear()
 
     def charge(self, tenant_name: str, cost: float) -> None:
-        """What was served of a tenant cost more than was known; less, if below 0. No matter when nothing waits."""
+        """What was served of a tenant cost more than was known; less, if below 0. No matter when nothing waits.
+
+        A tenant that is given something back goes behind those that it is even with then: else it would overtake them
+        once more with what it was served before they came.
+        """
         if cost and self._items:
-            served = max(self._tenant(tenant_name).served, self._clock)
-            self._set_served(tenant_name, max(served + cost, self._clock))
+            tenant = self._tenant(tenant_name)
+            if cost < 0:
+                tenant.number = next(self._numbers)
+                heapq.heappush(self._line, (tenant.served, tenant.number, tenant_name))
+            self._set_served(tenant_name, max(max(tenant.served, self._clock) + cost, self._clock))
 
     def _tenant(self, name: str) -> _Tenant:
         tenant = self._tenants.get(name)

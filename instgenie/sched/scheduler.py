@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from instgenie.sched.deadlines import Deadlines
 from instgenie.sched.edit_book import Counts, EditBook
@@ -18,6 +19,19 @@ from instgenie.sched.stages import Stages
 from instgenie.sched.step_batch import Ended, Opened, StageItem, StageKind, StepBatch, StepResult
 from instgenie.sched.task import EditTask, LaneTask, Route
 from instgenie.sched.tracked_edit import Phase, TrackedEdit
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A batch of steps beside which there was nothing to decide.
+
+    Attributes:
+        changes: of `EditBook`, when it was put together.
+    """
+
+    batch: StepBatch
+    packing: Packing
+    changes: int
 
 
 class Scheduler:
@@ -41,6 +55,7 @@ class Scheduler:
         self._deadlines = Deadlines(self._pace)
         self._cancelled: dict[str, None] = {}  # in order
         self._packing: Packing | None = None  # whose step was not answered yet
+        self._settled: _Settled | None = None
         self._batches_without_free_lane = 0
         self._numbers = itertools.count()
 
@@ -53,7 +68,7 @@ class Scheduler:
         if task.steps < 1 or task.rows("records") < 1:
             raise ValueError(f"edit {task.id!r} has {task.steps} steps of {task.rows('records')} rows")
         edit = self._edits.add(task)
-        self._waiting.put(task.id, task.tenant, task.order, task.steps * edit.rows)
+        self._waiting.put(task.id, task.tenant, task.order, task.steps * edit.usual_rows)
         self._deadlines.watch(edit)
 
     def submit_lane(self, lane: LaneTask) -> None:
@@ -118,6 +133,9 @@ class Scheduler:
     def schedule(self, now: float) -> StepBatch:
         """What to do now; the batch is empty where there is nothing until something is told or `next_deadline`."""
         assert self._packing is None, "the last batch was not answered"
+        if (again := self._settled_batch(now)) is not None:
+            return again
+        self._settled = None
         self._stage_budget.end(now)
         for edit in list(self._edits.of("decoding")):
             self._remove(edit)
@@ -128,7 +146,9 @@ class Scheduler:
             packing = self._pack()
             if not packing.is_empty:
                 self._packing = packing
-                return StepBatch(edits=tuple(packing.edits), lanes=packing.lanes, ended=ended, rows=packing.rows)
+                batch = StepBatch(edits=tuple(packing.edits), lanes=packing.lanes, ended=ended, rows=packing.rows)
+                self._settle(batch, packing)
+                return batch
             stage = self._choose_stage(lambda _: True)  # no step waits for it
         if stage is not None:
             self._stage_budget.begin(stage.kind, now)
@@ -182,7 +202,7 @@ class Scheduler:
         task = edit.task
         self._leave_lane(edit)
         if edit.phase != "waiting":
-            self._waiting.charge(task.tenant, -edit.rows * (task.steps - max(edit.taken, 1)))
+            self._waiting.charge(task.tenant, -edit.usual_rows * (task.steps - max(edit.taken, 1)))
         self._waiting.remove(task.id)
         self._ready.remove(task.id)
         self._stages.forget(task.id)
@@ -202,15 +222,16 @@ class Scheduler:
         """Have an edit go another way, and charge its tenant what that costs more."""
         if edit.phase in ("finished", "decoding"):
             return
-        rows = edit.rows
+        rows = edit.usual_rows
+        self._settled = None
         self._leave_lane(edit)
         if route == "lane":
             self._lanes.join(edit, lane)
         edit.route = route
         if route != "lane" and edit.phase == "parked":
             self._move(edit, "ready")
-        if edit.rows != rows:
-            self._waiting.charge(edit.task.tenant, (edit.rows - rows) * edit.steps_left)
+        if edit.usual_rows != rows:
+            self._waiting.charge(edit.task.tenant, (edit.usual_rows - rows) * edit.steps_left)
             self._deadlines.watch(edit)
 
     def _leave_lane(self, edit: TrackedEdit) -> None:
@@ -287,6 +308,34 @@ class Scheduler:
             self._waiting.charge(lane.task.tenant, lane.task.rows * len(steps))
         return packing
 
+    def _settle(self, batch: StepBatch, packing: Packing) -> None:
+        """Note a batch that comes again, step by step, until an edit comes, goes, or goes on another way."""
+        running = self._edits.of("running")
+        if (
+            not batch.ended
+            and not self._has_other_work()
+            and not self._edits.of("finished")
+            and self._next_to_encode() is None
+            and not any(edit.task.refresh_steps for edit in running)
+        ):
+            self._settled = _Settled(batch, packing, self._edits.changes)
+
+    def _settled_batch(self, now: float) -> StepBatch | None:
+        """The last batch once more, where everything else would come to the same; None where it may not."""
+        settled = self._settled
+        if settled is None or settled.changes != self._edits.changes or self._has_other_work():
+            return None
+        deadline = self._deadlines.next()
+        if deadline is not None and deadline <= now:
+            return None
+        self._batches_without_free_lane += 1
+        self._packing = settled.packing
+        return settled.batch
+
+    def _has_other_work(self) -> bool:
+        """Whether there is any that is no step of a running edit, and that `EditBook.changes` does not tell of."""
+        return bool(self._cancelled or len(self._lanes) or self._lanes.num_waiting or self._stages.has_previews)
+
     def _next_free_lane(self) -> Lane | None:
         """The lane without edits that goes on. Memory is kept for it from now on; it waits until it is there."""
         lane = self._lanes.next_free()
@@ -296,16 +345,23 @@ class Scheduler:
         is_alone = not self._edits.num_bytes and not self._lanes.has_complete
         return lane if is_alone or self._has_bytes() else None
 
-    def _choose_stage(self, allows: Callable[[StageKind], bool]) -> StageItem | None:
-        running, finished = len(self._edits.of("running")), self._edits.of("finished")
-        ahead = len(self._edits.of("opening")) + len(self._edits.of("ready"))
-        decode = next((edit.task.id for edit in finished), None)
-        encode = self._waiting.first() if ahead < self._limits.encode_ahead else None
+    def _num_ahead(self) -> int:
+        """Edits that were encoded, or are, and wait for their admission."""
+        return len(self._edits.of("opening")) + len(self._edits.of("ready"))
+
+    def _next_to_encode(self) -> str | None:
+        """The edit whose encoding may begin, by what is encoded already and by its memory."""
+        encode = self._waiting.first() if self._num_ahead() < self._limits.encode_ahead else None
         is_alone = not self._edits.num_bytes and not self._lanes.num_bytes
         if encode is not None and not is_alone and not self._has_bytes(self._edits[encode].task.num_bytes):
-            encode = None
+            return None
+        return encode
+
+    def _choose_stage(self, allows: Callable[[StageKind], bool]) -> StageItem | None:
+        running, finished = len(self._edits.of("running")), self._edits.of("finished")
+        decode, encode = next((edit.task.id for edit in finished), None), self._next_to_encode()
         joins = self._limits.joins == "step" or not running
-        has_room = joins and running + ahead < self._limits.edits
+        has_room = joins and running + self._num_ahead() < self._limits.edits
         stage = self._stages.choose(decode, encode, has_room=has_room, allows=allows)
         if stage is not None and stage.kind == "encode":
             turn = self._waiting.take()

@@ -22,6 +22,11 @@ class Stages:
         self._items = 0
         self._encode_is_owed = False
 
+    @property
+    def has_previews(self) -> bool:
+        """Whether any are to be made."""
+        return bool(self._previews)
+
     def want_preview(self, edit_id: str) -> None:
         """Ask for one; asking again before it is made changes nothing."""
         self._previews.setdefault(edit_id, self._items)

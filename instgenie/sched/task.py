@@ -28,6 +28,7 @@ class EditTask:
         active_tokens: image tokens of each pass in a masked step.
         total_tokens: image tokens of each pass in a dense one.
         num_bytes: of device memory that it holds from its encoding until it is decoded.
+        refresh_steps: of its own steps, those that compute all tokens, whatever its route.
     """
 
     id: str
@@ -42,6 +43,7 @@ class EditTask:
     active_tokens: int
     total_tokens: int
     num_bytes: int
+    refresh_steps: frozenset[int] = frozenset()
 
     @property
     def order(self) -> float:
@@ -49,7 +51,10 @@ class EditTask:
         return self.arrived - self.priority * AGEING_SECONDS
 
     def rows(self, route: Route) -> int:
-        """Tokens that a step of the edit computes, over all passes: what its time is in proportion to."""
+        """Tokens that a step of the edit computes, over all passes: what its time is in proportion to.
+
+        A refresh computes those of the dense route.
+        """
         image_tokens = self.total_tokens if route == "dense" else self.active_tokens
         return self.passes * (self.text_tokens + image_tokens)
 

@@ -35,7 +35,14 @@ class TrackedEdit:
     @property
     def rows(self) -> int:
         """Tokens that its next step computes."""
-        return self.task.rows(self.route)
+        return self.task.rows("dense" if self.taken in self.task.refresh_steps else self.route)
+
+    @property
+    def usual_rows(self) -> int:
+        """Tokens that its steps compute on average, rounded up: what its tenant is charged for each."""
+        task, refreshes = self.task, len(self.task.refresh_steps)
+        more = task.rows("dense") - task.rows(self.route)
+        return task.rows(self.route) - (-refreshes * more // task.steps)
 
     @property
     def steps_left(self) -> int:

@@ -21,7 +21,8 @@ Served = Literal["device", "host", "disk", "recorded", "joined", "dense", "full_
 class SimEdit:
     """Attributes:
     masked_seconds, full_seconds: that it adds to a step with its active tokens, and with all.
-    arrived, done: seconds on the simulation's clock; done is 0 until it is.
+    arrived, encoded, stepped, done: seconds on the simulation's clock: when it came, was encoded, had taken its last
+        step, and its file was there. 0 until then.
     replica: where it was sent.
     served: None until its template was looked up.
     route: as the scheduler has it.
@@ -37,6 +38,8 @@ class SimEdit:
     masked_seconds: float
     full_seconds: float
     arrived: float
+    encoded: float = 0.0
+    stepped: float = 0.0
     done: float = 0.0
     replica: str = ""
     served: Served | None = None

@@ -9,6 +9,7 @@ from instgenie.sched.scheduler import Scheduler
 from instgenie.sched.step_batch import Opened, StepBatch, StepResult
 from instgenie.sched.task import LaneTask
 from instgenie.sim.machine import Machine, TemplateRecords
+from instgenie.sim.pace import STEADY, Pace
 from instgenie.sim.sim_edit import Served, SimEdit
 from instgenie.sim.sim_model import SimModel
 from instgenie.sim.step_time import Reading, StepTime, step_time
@@ -41,13 +42,16 @@ class SimReplica:
 
     Attributes:
         device: templates that are on its device.
+        pace: by which all that it does takes longer than costs say.
         busy_seconds: of steps and stages, so far.
         steps: so far; edit_steps: of single edits.
         tokens: that the last step computed.
     """
 
-    def __init__(self, name: str, model: SimModel, machine: Machine, device: TemplateCache) -> None:
-        self.name, self.machine, self.device = name, machine, device
+    def __init__(
+        self, name: str, model: SimModel, machine: Machine, device: TemplateCache, pace: Pace = STEADY
+    ) -> None:
+        self.name, self.machine, self.device, self.pace = name, machine, device, pace
         self.busy_seconds = 0.0
         self.steps = self.edit_steps = self.tokens = 0
         self._model = model
@@ -59,6 +63,7 @@ class SimReplica:
         self._idle_loader = 0.0  # seconds of the last step
         self._loaded_last: frozenset[str] = frozenset()  # edits whose next records were asked for in it
         self._last_step: tuple[float, tuple[Reading, ...], StepTime] | None = None
+        self._same_step: tuple[StepBatch, float] | None = None  # a batch whose every step takes so long
 
     @property
     def is_idle(self) -> bool:
@@ -88,6 +93,7 @@ class SimReplica:
             self._seconds = self._model.costs.edge_seconds * (share if batch.stage.kind == "encode" else 1 - share)
         else:
             self._seconds = self._step_seconds(batch, now)
+        self._seconds *= self.pace.at(now)
         self.busy_seconds += self._seconds
         return self._seconds
 
@@ -99,6 +105,7 @@ class SimReplica:
             return self._end_step(batch, now)
         edit = self._edits[batch.stage.edit]
         if batch.stage.kind == "encode":
+            edit.encoded = now
             self._open(edit, now)
             return Turn((edit,))
         del self._edits[edit.id]
@@ -170,6 +177,7 @@ class SimReplica:
         for edit in edits:
             edit.taken += 1
             if edit.is_done:
+                edit.stepped = now
                 self._close(edit)
         for steps in batch.lanes:
             lane = self._lanes[steps.template]
@@ -191,6 +199,17 @@ class SimReplica:
         self._scheduler.committed(template.name)
 
     def _step_seconds(self, batch: StepBatch, now: float) -> float:
+        """Seconds; where the scheduler has a batch come again, once loads go on evenly all of its steps are alike."""
+        if self._same_step is not None and self._same_step[0] is batch:
+            return self._same_step[1]
+        loader = self._idle_loader, self._loaded_last
+        seconds, is_late = self._planned_seconds(batch, now)
+        is_even = not is_late and loader == (self._idle_loader, self._loaded_last)
+        self._same_step = (batch, seconds) if is_even else None
+        return seconds
+
+    def _planned_seconds(self, batch: StepBatch, now: float) -> tuple[float, bool]:
+        """A step's seconds, and whether any of its records still come from the disk."""
         seconds = self._model.costs.base_seconds
         readings: list[Reading] = []
         loading: list[str] = []
@@ -204,14 +223,19 @@ class SimReplica:
             seconds += len(lane.steps) * self._model.lane_seconds
         if not readings:
             self._idle_loader, self._loaded_last = 0.0, frozenset()
-            return seconds
+            return seconds, False
         key = tuple(readings)
         if self._last_step is None or self._last_step[:2] != (seconds, key):
             self._last_step = seconds, key, step_time(seconds, readings, self._model.blocks)
         step = self._last_step[2]
         most = self._model.ahead_bytes / max(1, self._model.step_bytes) * self._model.host_load_seconds
         self._idle_loader, self._loaded_last = min(most, step.seconds - step.loading), frozenset(loading)
-        return step.seconds
+        return step.seconds, any(self._is_coming(self._edits[edit_id], now) for edit_id in loading)
+
+    @staticmethod
+    def _is_coming(edit: SimEdit, now: float) -> bool:
+        coming = edit.use.coming if edit.use is not None else None
+        return coming is not None and coming.ends > now
 
     def _reading(self, edit: SimEdit, now: float) -> Reading:
         """How an edit's records for its next step come: some were loaded while the last step was computed."""

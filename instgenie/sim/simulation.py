@@ -15,6 +15,7 @@ from instgenie.balancer.replica_view import ReplicaProfile
 from instgenie.orders import PhaseTimings, ReplicaStats, ServingTier
 from instgenie.sim.fleet_shape import FleetShape
 from instgenie.sim.machine import Machine, TemplateRecords
+from instgenie.sim.pace import STEADY, Pace
 from instgenie.sim.sim_edit import Served, SimEdit, make_edit
 from instgenie.sim.sim_model import SimModel
 from instgenie.sim.sim_replica import SimReplica
@@ -65,11 +66,19 @@ class Played:
 class Simulation:
     """Replicas that a balancer sends edits to, as a front end would: it knows what such a one is told, and no more."""
 
-    def __init__(self, model: SimModel, shape: FleetShape, balancer: Balancer, largest_steps: int) -> None:
+    def __init__(
+        self,
+        model: SimModel,
+        shape: FleetShape,
+        balancer: Balancer,
+        largest_steps: int,
+        paces: Sequence[Pace] = (),
+    ) -> None:
         """Caches are empty, and all replicas ready.
 
         Args:
             largest_steps: of a template, by which budgets count.
+            paces: of the first replicas; all others are steady.
         """
         self._model, self._balancer = model, balancer
         self._fleet = Fleet()
@@ -88,7 +97,8 @@ class Simulation:
             if machine is None or number % shape.replicas_per_machine == 0:
                 name = f"m{number // shape.replicas_per_machine}"
                 machine = Machine(name, tier(shape.host_templates), tier(shape.disk_templates), model.disk_byte_seconds)
-            replica = SimReplica(f"r{number}", model, machine, tier(shape.device_templates))
+            pace = paces[number] if number < len(paces) else STEADY
+            replica = SimReplica(f"r{number}", model, machine, tier(shape.device_templates), pace)
             self._replicas[replica.name] = replica
             self._finishing[replica.name] = 0
             profile = ReplicaProfile(id=replica.name, machine=machine.name, limits=model.limits)
@@ -160,6 +170,7 @@ class Simulation:
                 self._end_turn(replica, now)
             elif kind == "heartbeat":
                 self._fleet.hear(replica.name, self._stats(replica), now)
+                self._tell_costs(replica, now)
                 self._push(now + HEARTBEAT_SECONDS, "heartbeat", replica)
             elif edit is not None and kind == "submit":
                 replica.submit(edit, now)
@@ -191,6 +202,12 @@ class Simulation:
         assert edit.served is not None
         self._fleet.learn(replica.name, edit.id, edit.demand, _TIMINGS[edit.served], now)
         self._fleet.end(replica.name, edit.id, now)
+        self._tell_costs(replica, now)
+
+    def _tell_costs(self, replica: SimReplica, now: float) -> None:
+        """What the replica's steps take just now."""
+        if not replica.pace.is_steady:
+            self._fleet.learn_costs(replica.name, self._model.costs.slower(replica.pace.at(now)), now)
 
     def _stats(self, replica: SimReplica) -> ReplicaStats:
         counts = replica.counts()

@@ -130,6 +130,16 @@ class TemplateList(_Reply):
     data: list[TemplateReply]
 
 
+class MeasuredFidelity(_Reply):
+    """How close edits come to dense ones with a halo and a number of refreshes."""
+
+    halo: int
+    refreshes: int
+    steps: int = Field(description="Of the edits that were measured.")
+    psnr_db: float = Field(description="That nine edits of ten reach inside the mask.")
+    cost: float = Field(description="Tokens computed, as a share of the dense edit's.")
+
+
 class ModelReply(_Reply):
     """A model with its defaults and limits."""
 
@@ -141,6 +151,7 @@ class ModelReply(_Reply):
     dtype: str
     device: str
     defaults: dict[str, Any]
+    fidelity: list[MeasuredFidelity] = Field(description="What `fidelity` of an edit chooses from.")
     limits: dict[str, Any]
 
 

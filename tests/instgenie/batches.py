@@ -165,6 +165,7 @@ class Rider:
     guidance: float | None = None
     strength: float = 1.0
     halo: int = 0
+    refreshes: int = 0
     service: Service = "records"
     joins: int = 0
     leaves: int | None = None
@@ -184,6 +185,7 @@ class Rider:
             guidance=self.guidance,
             strength=self.strength,
             halo=self.halo,
+            refreshes=self.refreshes,
             cached=self.service != "dense",
         )
 
@@ -207,6 +209,7 @@ def riders() -> st.SearchStrategy[Rider]:
         guidance=st.sampled_from([None, 0.0, 1.0, 4.5]),
         strength=st.sampled_from([0.3, 0.6, 1.0]),
         halo=st.integers(0, 2),
+        refreshes=st.integers(0, 4),
         service=st.sampled_from(["dense", "records", "lane"]),
         joins=st.integers(0, 5),
         leaves=st.none() | st.integers(1, 4),

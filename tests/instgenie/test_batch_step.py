@@ -149,6 +149,36 @@ def with_dense_step(checkpoint: Checkpoint, rider: Rider, dense: int) -> Tensor:
         return edit.state.latents
 
 
+def test_refresh_that_fails_on_the_way_leaves_no_correction(builtin_kind: Checkpoint) -> None:
+    editor, forward = hooked(builtin_kind, store := CountedStore())
+    failing, other = begun(editor, [replace(rider, refreshes=2) for rider in THREE[:2]])
+    template = failing.template
+    with store.create("again", template.form(forward).size(template.steps)) as writer:
+        lane = FailingLane(forward, template, partial(put_record, writer), keeps_steps=True, fails_at=(0, 1))
+        failing.serve_from(lane)
+        run_step(forward, [failing, other], [LaneStep(lane, 0)])
+        assert (failing.timings.cache, failing.timings.refreshes, failing.timings.dense_steps) == ("partial", 0, 1)
+        assert failing.state.correction is None
+        assert (other.timings.cache, other.timings.refreshes, other.timings.dense_steps) == ("cold", 1, 1)
+        assert other.state.correction is not None
+        run_step(forward, [failing, other], [LaneStep(lane, 1)])
+        assert [len(edit.timings.step_ms) for edit in (failing, other)] == [2, 2]
+        assert [edit.timings.dense_steps for edit in (failing, other)] == [2, 2]
+    for edit in (failing, other):
+        edit.close()
+    assert store.is_idle
+
+
+def test_refresh_under_a_lost_lease_is_taken_back(builtin_kind: Checkpoint) -> None:
+    editor, forward = hooked(builtin_kind, store := CountedStore())
+    (edit,) = begun(editor, [replace(THREE[0], refreshes=1)])
+    (lost,) = store.leases
+    forward.on_block = lambda _: store.lost.add(lost)
+    assert run_step(forward, [edit]).stuck == {edit}
+    assert (edit.step, edit.state.correction, edit.timings.refreshes) == (0, None, 0)
+    edit.close()
+
+
 def test_step_under_a_lost_lease_is_taken_again_by_its_edit_alone(builtin_kind: Checkpoint) -> None:
     editor, forward = hooked(builtin_kind, store := CountedStore())
     edits = begun(editor, THREE)

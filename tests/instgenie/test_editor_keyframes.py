@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 
 def an_edit(**settings: Any) -> EditRequest:
-    return a_request(steps=STEPS, **settings)
+    return a_request(steps=STEPS, refreshes=0, **settings)
 
 
 def key_of(editor: Editor, request: EditRequest) -> str:

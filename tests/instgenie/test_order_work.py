@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instgenie.balancer.order_demand import order_demand
 from instgenie.canvas import canvas_mask
 from instgenie.checkpoint import Checkpoint
 from instgenie.edit_cost import EditWork
@@ -99,6 +100,16 @@ def test_steps_and_passes_are_those_of_the_prepared_edit(
         assert (work.steps, work.passes) == (prepared.steps, prepared.passes)
         assert (work.active_tokens, work.total_tokens) == (prepared.index.num_active, prepared.index.num_tokens)
     editor.close()
+
+
+@pytest.mark.parametrize(
+    ("steps", "refreshes", "mean"), [(8, 0, 8), (8, 2, 22), (7, 1, 16), (4, 9, 64), (20, None, 11)]
+)
+def test_refreshes_are_priced_as_dense_steps(steps: int, refreshes: int | None, mean: int) -> None:
+    order = an_order(np.eye(64, dtype=np.bool_), halo=0, steps=steps, refreshes=refreshes)
+    assert order_work(order, CARD).mean_tokens == mean
+    assert predicted_work(order, CARD) == EditWork(forwards=2 * steps, tokens=2 * steps * mean)
+    assert order_demand(order, CARD).active_tokens == mean
 
 
 def test_dense_orders_compute_all_tokens() -> None:

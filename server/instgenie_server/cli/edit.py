@@ -73,6 +73,13 @@ def edit(
         float, typer.Option(help="Share of the steps that is run, up to 1; below 1 the edit starts from IMAGE.")
     ] = 1.0,
     halo: Annotated[int, typer.Option(help="Tokens computed around the masked ones.")] = 1,
+    refreshes: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps that compute every token, for a result closer to the dense one.",
+            show_default="one for every 20 steps, none below 10",
+        ),
+    ] = None,
     feather: Annotated[int, typer.Option(help="Width in pixels of the blend inside the mask's border.")] = 0,
     template_prompt: Annotated[str, typer.Option(help="Prompt that IMAGE is recorded with.")] = "",
     template_seed: Annotated[int, typer.Option(help="Seed that IMAGE is recorded with.")] = 0,
@@ -131,6 +138,7 @@ def edit(
         guidance=guidance,
         strength=strength,
         halo=halo,
+        refreshes=refreshes,
         feather=feather,
         template_seed=template_seed,
         template_prompt=template_prompt,

@@ -28,6 +28,7 @@ def edit_report(
         "step_ms_median": median(timings.step_ms),
         "steps": len(timings.step_ms),
         "dense_steps": timings.dense_steps,
+        "refreshes": timings.refreshes,
         "tokens_active": timings.tokens_active,
         "tokens_total": timings.tokens_total,
         "cache": timings.cache,
@@ -64,7 +65,7 @@ def summary(out: Path, seconds: float, timings: EditTimings | PhaseTimings, comp
     if timings.cache == "refused":
         line += "; the cache had no room for the picture's records"
     elif timings.cache == "partial":
-        line += f", all of them in {timings.dense_steps} steps that the cache did not serve"
+        line += f", all of them in {timings.dense_steps - timings.refreshes} steps that the cache did not serve"
     if comparison is not None:
         likeness = "identical" if comparison.psnr_in_mask_db is None else f"{comparison.psnr_in_mask_db:.1f} dB alike"
         line += f"; {comparison.speedup:.1f} times as fast as dense, {likeness} under the mask"

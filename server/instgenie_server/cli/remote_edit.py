@@ -77,6 +77,7 @@ def edit_fields(request: EditRequest, mask_mode: str) -> dict[str, str]:
         "guidance": request.guidance,
         "strength": request.strength,
         "halo": request.halo,
+        "refreshes": request.refreshes,
         "feather": request.feather,
         "template_prompt": request.template_prompt,
         "template_seed": request.template_seed,

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from instgenie.orders import CachePolicy, EditOrder, Output, OutputFormat, Pixels
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.decode import MaskMode
+from instgenie_server.intake.fidelity_choice import Fidelity, joined
 from instgenie_server.intake.field_values import (
     Flag,
     Size,
@@ -28,6 +29,7 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100
 MAX_SEED = 2**63 - 1
 MAX_HALO_TOKENS = 64
+MAX_REFRESHES = 1000
 MAX_FEATHER_PIXELS = 256
 
 MAX_RESULTS = 10
@@ -103,6 +105,18 @@ class EditForm(BaseModel):
     halo: Annotated[int, Field(ge=0, le=MAX_HALO_TOKENS), whole] = Field(
         default=1, description="Tokens computed around the masked ones."
     )
+    refreshes: Annotated[int, Field(ge=0, le=MAX_REFRESHES), whole] | None = Field(
+        default=None,
+        description="Steps that compute all tokens, for a result closer to the dense edit's. Absent is one for every "
+        "20 steps, and none below 10.",
+    )
+    fidelity: Fidelity | None = Field(
+        default=None,
+        description="Chooses halo and refreshes, which must be absent then. exact: compute all tokens. auto: the "
+        "cheapest of the settings that were measured for the model (/v1/models), of which nine in ten edits had that "
+        "PSNR inside the mask to the dense edit's; all tokens where none had. As JSON or as fidelity[mode], "
+        "fidelity[psnr_db].",
+    )
     feather: Feather = Field(default=0, description="Width in pixels of the blend inside the mask's border.")
     template_prompt: Prompt = Field(default="", description="Prompt that the upload is recorded with.")
     template_seed: Seed = Field(default=0, description="Seed that the upload is recorded with.")
@@ -159,7 +173,7 @@ def read_edit_form(fields: Mapping[str, str], models: Collection[str], kind: typ
         if name == "lora" or name.startswith("lora["):
             raise invalid("lora: is not supported yet", "lora", "unsupported_field")
     try:
-        form = kind.model_validate(fields)
+        form = kind.model_validate(joined(fields, "fidelity"))
     except ValidationError as error:
         raise to_api_error(error) from error
     if form.model is not None and form.model not in models:
@@ -197,6 +211,7 @@ def to_orders(
         guidance=form.guidance,
         strength=form.strength,
         halo=form.halo,
+        refreshes=form.refreshes,
         feather=form.feather,
         template_prompt=form.template_prompt,
         template_seed=form.template_seed,
@@ -227,6 +242,6 @@ def from_params(params: Mapping[str, Any]) -> EditForm:
         ApiError: 400, a value is not within the limits (any more).
     """
     try:
-        return EditForm.model_validate(params)
+        return EditForm.model_validate({"refreshes": 0} | dict(params))  # there were none, once
     except ValidationError as error:
         raise to_api_error(error) from error

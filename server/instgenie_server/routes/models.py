@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from aiohttp import web
 
 from instgenie.orders import ModelCard
@@ -9,7 +11,7 @@ from instgenie_server.api_error import not_found
 from instgenie_server.app_keys import SETTINGS
 from instgenie_server.routes.keys import engine_of
 from instgenie_server.routes.reply import json_reply
-from instgenie_server.schemas import ModelList, ModelReply
+from instgenie_server.schemas import MeasuredFidelity, ModelList, ModelReply
 from instgenie_server.settings import LimitSettings
 
 routes = web.RouteTableDef()
@@ -36,7 +38,7 @@ def _reply(request: web.Request) -> ModelReply:
 
 def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
     """The model as clients see it."""
-    from instgenie import flow, picture
+    from instgenie import fidelity, flow, picture
     from instgenie import parameter_checks as checks
 
     return ModelReply(
@@ -46,6 +48,7 @@ def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
         dtype=card.dtype,
         device=card.device,
         defaults={"steps": card.steps, "guidance": card.guidance, "canvas_pixels": card.canvas_pixels, "halo": 1},
+        fidelity=[MeasuredFidelity(**asdict(one)) for one in card.measured],
         limits={
             "image_bytes": limits.part_bytes,
             "image_pixels": picture.MAX_PIXELS,
@@ -55,6 +58,7 @@ def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
             "steps": flow.MAX_STEPS,
             "guidance": checks.MAX_GUIDANCE,
             "halo": checks.MAX_HALO_TOKENS,
+            "refreshes": fidelity.MAX_REFRESHES,
             "feather": checks.MAX_FEATHER_PIXELS,
             "seed": checks.MAX_SEED,
             "deadline_ms": round(1000 * limits.deadline_seconds),

@@ -17,6 +17,7 @@ from instgenie_server.intake import (
     read_edit_form,
     read_form,
     read_uploads,
+    settled,
     to_orders,
 )
 from instgenie_server.routes.keys import DECODER, PIXELS, UPLOADS, engine_of
@@ -48,9 +49,9 @@ async def read_edit(request: web.Request, kind: type[EditForm]) -> AsyncIterator
     Raises:
         ApiError: the request is at fault, or there is no memory for its pictures.
     """
-    model = engine_of(request).replica.model.name
+    card = engine_of(request).replica.model
     body = await read_form(request, request.app[SETTINGS].limits, request.app[UPLOADS])
-    form = read_edit_form(body.fields, [model], kind)
+    form = settled(read_edit_form(body.fields, [card.name], kind), card)
     files = read_uploads(body)
     del body  # further images are not used, and are not to wait with the edit
     request.app[METRICS].observe_upload(len(files.image) + len(files.mask or b""))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from instgenie.balancer.edit_demand import EditDemand
 from instgenie.balancer.predict import predict
-from instgenie.balancer.step_costs import StepCosts, planned_seconds
+from instgenie.balancer.step_costs import LoadSeconds, StepCosts, TokenSeconds, planned_seconds
 from instgenie.edit_cost import EditCost, edit_work
 from instgenie.orders import CachePolicy
 from instgenie.pipeline.cost import BlockFit, BlockKind, CostModel, LoadFit, SegmentShape
@@ -91,3 +93,11 @@ def test_planned_step_is_that_of_the_planner_within_a_block(masked: float, more:
     assert planned <= exact * (1 + 1e-9)
     assert exact <= planned + full + min(load, full)
     assert planned <= blocks * full * (1 + 1e-9)
+
+
+def test_slower_steps_load_and_are_encoded_as_before() -> None:
+    loads: dict[TierName, LoadSeconds] = {"host": LoadSeconds(1.0, 2.0)}
+    costs = StepCosts(1.0, TokenSeconds(1.0, 2.0, 3.0), TokenSeconds(4.0), loads, 5.0)
+    twice = StepCosts(2.0, TokenSeconds(2.0, 4.0, 6.0), TokenSeconds(8.0), loads, 5.0)
+    assert costs.slower(2.0) == twice
+    assert costs.slower(2.0, base_factor=0.5) == replace(twice, base_seconds=0.5)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from instgenie.checkpoint import Checkpoint
+from instgenie.correction import DifferenceRecorder
 from instgenie.editor import Editor
 from instgenie.orders import EditOrder, EditOutcome, Pixels, ReplicaStats, StepReport, WarmOrder, WarmReport
 from instgenie.replica.job import EditJob
@@ -132,7 +133,8 @@ class Rig:
     @property
     def recorded(self) -> int:
         """Passes of lanes, of one step each."""
-        return sum(segment.recorder is not None for segments, _ in self.forward.calls for segment in segments)
+        recorders = (segment.recorder for segments, _ in self.forward.calls for segment in segments)
+        return sum(one is not None and not isinstance(one, DifferenceRecorder) for one in recorders)
 
 
 Task = asyncio.Task[EditOutcome]
@@ -207,6 +209,7 @@ def order_of(rider: Rider, **settings: Any) -> EditOrder:
         "steps": rider.steps,
         "guidance": rider.guidance,
         "strength": rider.strength,
+        "refreshes": rider.refreshes,
         "halo": rider.halo,
         "cache": "auto" if request.cached else "off",
     }

@@ -29,7 +29,7 @@ from instgenie.tracing import open_trace
 from instgenie_cache import TemplateLease
 from tests.instgenie.batches import CountedStore, Rider
 from tests.instgenie.edits import an_editor, pixels, random_picture
-from tests.instgenie.replica.rig import Gate, Rig, a_rig, levels_between, opened, pixels_of
+from tests.instgenie.replica.rig import SECONDS, Gate, Rig, a_rig, levels_between, opened, pixels_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -478,6 +478,29 @@ async def test_edit_that_leaves_while_its_template_is_looked_up(builtin_kind: Ch
         store.gate = None
         await rig.settled()
         assert not left_of(rig)
+
+
+async def test_edit_joins_the_next_step_whatever_comes_while_it_is_looked_up(
+    builtin_kind: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else the runner is told does not end the time that the store has for its answer."""
+    monkeypatch.setattr(batch_runner, "_LOOK_UP_SECONDS", SECONDS)
+    store = HeldStore()
+    async with a_rig(builtin_kind, store) as rig:
+        await rig.warm()
+        at_step = rig.hold_at(0)
+        running = rig.edit(Rider(service="dense"))
+        await at_step.reached()
+        gate = store.gate = Gate()
+        looked_up = rig.edit(RIDER)
+        await rig.submitted(2)
+        at_step.open()
+        await gate.reached()
+        for _ in range(3):
+            await asyncio.to_thread(rig.pause)
+        gate.open()
+        batches = [(await edit).timings.batch for edit in (running, looked_up)]
+        assert batches == [(1 + 2 + 2 + 2) / 4] * 2
 
 
 async def test_records_that_a_store_does_not_take_hold_no_edit_up(builtin_kind: Checkpoint) -> None:

@@ -20,3 +20,10 @@ def test_limits_of_a_cpu(builtin_kind: Checkpoint) -> None:
 def test_two_dense_edits_fit_whatever_the_model(builtin_kind: Checkpoint) -> None:
     huge = replace(builtin_kind, settings=replace(builtin_kind.settings, canvas_tokens=60_000))
     assert default_limits(huge).rows >= 120_000
+
+
+def test_two_edits_may_begin_with_a_refresh_whatever_the_model(builtin_kind: Checkpoint) -> None:
+    """Each prompt of an edit computes all image tokens and its text."""
+    settings = replace(builtin_kind.settings, canvas_tokens=4096, text_tokens=512)
+    assert default_limits(replace(builtin_kind, settings=settings)).rows >= 2 * 2 * (4096 + 512)
+    assert default_limits(replace(builtin_kind, settings=settings, distilled=True)).rows < 2 * 2 * (4096 + 512)

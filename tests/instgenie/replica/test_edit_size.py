@@ -31,3 +31,17 @@ def test_size_is_of_the_right_magnitude(builtin_kind: Checkpoint) -> None:
         assert size.num_bytes(prepared) == 64 * size.state_bytes + rows * size.row_bytes
     assert size.text_tokens == len(builtin_kind.prompts.encode(["an edit"])[0].states)
     editor.close()
+
+
+def test_refreshed_edits_hold_a_correction_and_compute_all_tokens(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    size = EditSize.of(editor)
+    plain, refreshed = (editor.prepare(Rider(refreshes=refreshes).request) for refreshes in (0, 1))
+    with editor.start(Rider(refreshes=1).request) as edit:
+        edit.advance()
+        assert edit.state.correction is not None
+        held = sum(part.nbytes for branch in edit.state.correction.branches for kv in branch for part in kv)
+    context_tokens = plain.index.num_tokens - plain.index.num_active
+    assert held == 2 * context_tokens * size.record_bytes
+    assert size.num_bytes(refreshed) - size.num_bytes(plain) == held + 2 * context_tokens * size.row_bytes
+    editor.close()

@@ -40,6 +40,26 @@ def test_costs_are_the_calibrated_models_where_there_is_one(builtin_kind: Checkp
     run(test)
 
 
+def test_calibrated_costs_are_corrected_by_what_steps_took(builtin_kind: Checkpoint) -> None:
+    """But not by those that record a template, whose records take time, too."""
+
+    async def test() -> None:
+        async with a_rig(builtin_kind) as rig:
+            model = a_model(builtin_kind)
+            rig.editor.plan_steps(StepPlanner(model))
+            await rig.replica.edit(an_order(steps=4), lambda _: None)
+            told = rig.replica.costs
+            assert told == StepCosts.from_cost_model(model, told.edge_seconds)
+            outcome = await rig.replica.edit(an_order(steps=4), lambda _: None)
+            assert outcome.timings.cache == "hit"
+            told, calibrated = rig.replica.costs, StepCosts.from_cost_model(model)
+            factor = told.masked.row / calibrated.masked.row
+            assert factor != 1
+            assert told.full.row == pytest.approx(factor * calibrated.full.row)
+
+    run(test)
+
+
 def test_without_a_model_an_edit_costs_what_the_last_ones_took(builtin_kind: Checkpoint) -> None:
     """Text is counted, and so is what a step takes whatever it computes: the sum is the time that was observed."""
 

@@ -198,6 +198,25 @@ def test_edits_that_turn_dense_are_left_out_while_there_is_no_room_for_them() ->
     assert edits == [("a", "b"), ("b",), ("c", "new"), *[("c",)] * 7]
 
 
+def test_a_refresh_counts_as_a_dense_step() -> None:
+    """Edits of ten rows, a hundred in steps 0 and 2 of the second: it waits for room for those."""
+    desk = Desk(rows=115)
+    desk.submit("a", "b", steps=6)
+    desk.step()
+    desk.submit("c", steps=4, refresh_steps=frozenset({0, 2}))
+    found = [(batch.edits, batch.rows) for batch in desk.steps(9)]
+    assert found == [(("a", "b"), 20)] * 5 + [(("b", "c"), 110), (("c",), 10), (("c",), 100), (("c",), 10)]
+
+
+def test_a_tenant_is_charged_for_refreshes() -> None:
+    """One whose edits compute all tokens in each step has a tenth as many as one whose edits compute a tenth."""
+    desk = Desk(edits=1, encode_ahead=1)
+    desk.submit("a1", "a2", tenant="ann", refresh_steps=frozenset(range(4)))
+    desk.submit(*(f"b{number:02}" for number in range(12)), tenant="bob")
+    seen = list(dict.fromkeys(edit for batch in desk.steps(56) for edit in batch.edits))
+    assert seen == ["a1", *(f"b{number:02}" for number in range(10)), "a2", "b10", "b11"]
+
+
 def test_decoding_and_encoding_alternate_where_the_batch_has_room() -> None:
     desk = Desk(edits=4, encode_ahead=1)
     desk.submit("a", steps=3)

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.instgenie.sched.tasks import Desk
@@ -28,6 +28,9 @@ CROWDS = st.lists(  # what each of the other tenants submits before a step, and 
     edits=st.integers(1, 4),
     encode_ahead=st.integers(1, 4),
     rows=st.sampled_from([10, 100, 1000]),
+)
+@example(  # the other tenant was given back what an edit had cost that was admitted earlier, and was even once more
+    crowd=[(3, 2, 2, True), (-5, 5, 75, True)], num_others=1, steps_before=5, edits=1, encode_ahead=1, rows=10
 )
 def test_whatever_others_submit_a_tenants_edit_is_admitted_soon(
     crowd: list[tuple[int, int, int, bool]],

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.server.cli.conftest import Run, saved
 from tests.server.cli.test_edit_errors import assert_refused
+from tests.server.intake.pictures import assert_alike
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -42,7 +43,7 @@ def test_same_picture_as_in_this_process(
         result = run(image_path, "--mask", mask_path, "-o", out, *options, *cache)
         assert result.exit_code == 0, result.output
         assert result.stderr.startswith(f"wrote {out}")
-    assert there.read_bytes() == here.read_bytes()
+    assert_alike(there.read_bytes(), here.read_bytes())
 
 
 def test_timings(remote: Run, server: str, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_transparent_parts_are_the_mask(
     here, there = tmp_path / "here.png", tmp_path / "there.png"
     for run, out in ((edit, here), (remote, there)):
         assert run(image_path, "-o", out, "--cache", "on").exit_code == 0
-    assert there.read_bytes() == here.read_bytes()
+    assert_alike(there.read_bytes(), here.read_bytes())
 
 
 def test_what_is_wrong_with_the_values_is_told_before_anything_is_sent(

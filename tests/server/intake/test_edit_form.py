@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from instgenie import flow, parameter_checks, picture
+from instgenie import fidelity, flow, parameter_checks, picture
 from instgenie.orders import EditOrder, Output, Pixels
 from instgenie.replica.order_request import to_request
 from instgenie_server.api_error import ApiError
@@ -71,12 +71,12 @@ def test_a_prompt_is_enough() -> None:
 def test_every_field_reaches_the_order() -> None:
     form = read(
         prompt="ein Kürbis", size="640x480", output_format="webp", output_compression="70", partial_images="2",
-        seed="9", steps="12", guidance="3.5", strength=".5", halo="2", feather="7", template_prompt="a room",
-        template_seed="3", cache="only", crop="false", priority="-100",
+        seed="9", steps="12", guidance="3.5", strength=".5", halo="2", refreshes="4", feather="7",
+        template_prompt="a room", template_seed="3", cache="only", crop="false", priority="-100",
     )  # fmt: skip
     assert order(form, 9) == EditOrder(
         id="edit-1", picture=PIXELS, mask=MASK, prompt="ein Kürbis", seed=9, steps=12, guidance=3.5, strength=0.5,
-        halo=2, feather=7, template_prompt="a room", template_seed=3, cache="only", crop=False, previews=2,
+        halo=2, refreshes=4, feather=7, template_prompt="a room", template_seed=3, cache="only", crop=False, previews=2,
         output=Output("webp", 70, (640, 480)), priority=-100, namespace="ann",
     )  # fmt: skip
 
@@ -134,6 +134,8 @@ def test_booleans(text: str, value: bool) -> None:
         ("strength", "1.01", "strength: 1.01 is more than 1"),
         ("mask_mode", "white", "mask_mode: 'white' is not one of 'auto', 'alpha' or 'luminance'"),
         ("halo", "65", "halo: 65 is more than 64"),
+        ("refreshes", "-1", "refreshes: -1 is less than 0"),
+        ("refreshes", "1001", "refreshes: 1001 is more than 1000"),
         ("feather", "257", "feather: 257 is more than 256"),
         ("cache", "on", "cache: 'on' is not one of 'auto', 'only' or 'off'"),
         ("priority", "-101", "priority: -101 is less than -100"),
@@ -240,6 +242,7 @@ forms = st.fixed_dictionaries(
         "guidance": st.floats(0, 100).map(str),
         "strength": st.floats(0, 1, exclude_min=True).map(str),
         "halo": st.integers(0, 64).map(str),
+        "refreshes": st.integers(0, 1000).map(str),
         "feather": st.integers(0, 256).map(str),
         "template_prompt": st.text(max_size=20),
         "template_seed": st.integers(0, 2**63 - 1).map(str),
@@ -290,6 +293,7 @@ def bounds(field: str) -> tuple[Any, Any]:
         ("guidance", 0, parameter_checks.MAX_GUIDANCE),
         ("strength", 0, 1),
         ("halo", 0, parameter_checks.MAX_HALO_TOKENS),
+        ("refreshes", 0, fidelity.MAX_REFRESHES),
         ("feather", 0, parameter_checks.MAX_FEATHER_PIXELS),
     ],
 )

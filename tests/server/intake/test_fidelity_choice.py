@@ -1,0 +1,111 @@
+"""A bound in place of halo and refreshes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from instgenie.fidelity import MeasuredSetting
+from instgenie.orders import ModelCard
+from instgenie_server.api_error import ApiError
+from instgenie_server.intake import EditForm, from_params, read_edit_form, settled, to_params
+
+CARD = ModelCard(
+    name="test",
+    revision="r",
+    dtype="float32",
+    device="cpu",
+    steps=20,
+    guidance=3.0,
+    distilled=False,
+    canvas_pixels=64,
+    patch=8,
+    measured=(
+        MeasuredSetting(0, 0, 20, 26.0, 0.2),
+        MeasuredSetting(1, 1, 20, 38.0, 0.35),
+        MeasuredSetting(2, 4, 20, 47.0, 0.5),
+    ),
+)
+
+
+def chosen(fields: Mapping[str, str], card: ModelCard = CARD) -> EditForm:
+    """What a form becomes on a model."""
+    names = {name.replace("__", "[") + ("]" if "__" in name else ""): value for name, value in fields.items()}
+    return settled(read_edit_form({"prompt": "a cat", **names}, [card.name], EditForm), card)
+
+
+@pytest.mark.parametrize(
+    ("fields", "halo", "refreshes"),
+    [
+        ({"fidelity": '{"mode": "auto", "psnr_db": 25}'}, 0, 0),
+        ({"fidelity": '{"mode": "auto", "psnr_db": 26.1}'}, 1, 1),
+        ({"fidelity": '{"psnr_db": 35}'}, 1, 1),
+        ({"fidelity": "auto"}, 1, 1),
+        ({"fidelity__mode": "auto", "fidelity__psnr_db": "40"}, 2, 4),
+        ({"fidelity__psnr_db": "40", "steps": "5"}, 2, 1),
+        ({"fidelity__psnr_db": "40", "steps": "50"}, 2, 10),
+        ({"fidelity__psnr_db": "40", "steps": "50", "strength": "0.2"}, 2, 2),
+    ],
+)
+def test_cheapest_setting_that_holds_the_bound(fields: dict[str, str], halo: int, refreshes: int) -> None:
+    form = chosen(fields)
+    assert (form.halo, form.refreshes, form.cache) == (halo, refreshes, "auto")
+
+
+@pytest.mark.parametrize("fields", [{"fidelity": "exact"}, {"fidelity__mode": "exact"}, {"fidelity__psnr_db": "48"}])
+def test_what_no_setting_holds_computes_all_tokens(fields: dict[str, str]) -> None:
+    assert chosen(fields).cache == "off"
+
+
+def test_model_that_nobody_measured_computes_all_tokens() -> None:
+    assert chosen({"fidelity": "auto"}, replace(CARD, measured=())).cache == "off"
+
+
+def test_without_it_nothing_changes() -> None:
+    form = chosen({})
+    assert (form.halo, form.refreshes, form.cache) == (1, None, "auto")
+    form = chosen({"halo": "3", "refreshes": "2"})
+    assert (form.halo, form.refreshes) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fidelity": "best"}, "fidelity[mode]: 'best' is not one of 'auto' or 'exact'"),
+        ({"fidelity": '{"mode": "auto"'}, 'fidelity: \'{"mode": "auto"\' is not JSON'),
+        ({"fidelity": '{"psnr_db": 9.9}'}, "fidelity[psnr_db]: 9.9 is less than 10"),
+        ({"fidelity__psnr_db": "101"}, "fidelity[psnr_db]: 101 is more than 100"),
+        ({"fidelity__ssim": "1"}, "fidelity[ssim]: is not a field of this request"),
+        ({"fidelity": "auto", "fidelity__psnr_db": "40"}, "fidelity: is there twice, once as fidelity[...]"),
+        ({"fidelity": "auto", "halo": "1"}, "fidelity: chooses halo, which is to be left out then"),
+        ({"fidelity": "exact", "refreshes": "1"}, "fidelity: chooses refreshes, which is to be left out then"),
+        ({"fidelity": "exact", "cache": "only"}, "fidelity: exact computes all tokens, which cache=only forbids"),
+        (
+            {"fidelity__psnr_db": "60", "cache": "only"},
+            (
+                "fidelity: 60 dB, which no measured setting of the model held, computes all tokens, which cache=only "
+                "forbids"
+            ),
+        ),
+    ],
+)
+def test_errors_name_the_value(fields: dict[str, str], message: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        chosen(fields)
+    assert (caught.value.status, caught.value.param, caught.value.message) == (400, "fidelity", message)
+
+
+def test_what_was_chosen_is_kept_with_a_job() -> None:
+    """An edit that was accepted before a model was measured anew must not change by it."""
+    form = chosen({"fidelity__psnr_db": "40"})
+    again = from_params(to_params(form, 7))
+    assert (again.halo, again.refreshes, again.cache, again.seed) == (2, 4, "auto", 7)
+    assert from_params(to_params(chosen({"fidelity": "exact"}), 7)).cache == "off"
+
+
+def test_jobs_of_before_there_were_refreshes_have_none() -> None:
+    params = to_params(chosen({}), 7)
+    del params["refreshes"]
+    assert from_params(params).refreshes == 0
