@@ -193,7 +193,7 @@ def sample_request(size: int) -> EditRequest:
     """The package's sample edit, at the size of the model's canvas."""
     picture = Image.open(SAMPLE / "table_template.png").convert("RGB").resize((size, size))
     mask = Image.open(SAMPLE / "table_mask.png").convert("L").resize((size, size), Image.Resampling.NEAREST)
-    return EditRequest(picture=picture, mask=np.asarray(mask) > 127, prompt="a watermelon")
+    return EditRequest(picture=picture, mask=np.asarray(mask) > 127, prompt="a watermelon", refreshes=0)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -1,0 +1,122 @@
+"""Report: steps, and one edit after the other."""
+
+from __future__ import annotations
+
+from bench.report_markdown import Content, blocks, counted, number, paragraph, percent, source, table
+
+_STEPS = {"diffusers dense": "diffusers, dense", "dense": "ours, dense"}
+_WHATS = ("ms", "speedup")
+
+
+def engine(content: Content) -> str:
+    """A denoising step by share of the tokens, of `engine.py`."""
+    about, results = content["about"], content["results"]
+    short = {"float32": "fp32", "bfloat16": "bf16"}
+    rows = []
+    for name in next(iter(results.values())):
+        share = name.removeprefix("masked ")
+        shown = _STEPS.get(name) or f"ours, {percent(float(share), 1)} of the tokens"
+        rows.append([shown, *(_step_cell(of_dtype[name], what) for of_dtype in results.values() for what in _WHATS)])
+    header = ["step", *(f"{short[dtype]} {what}" for dtype in results for what in ("ms", "speed-up"))]
+    return blocks(
+        paragraph(f"""
+            One denoising step of a Flux transformer with random weights, 71M parameters, 1,024 image tokens
+            (`.venv/bin/python scripts/bench/engine.py`, medians of {about["rounds"]} rounds (`--rounds
+            {about["rounds"]}`), ratios taken within a round, {source("engine.json")}):
+        """),
+        table(header, rows),
+        paragraph("A masked row reads its records from this process's memory; recording them is not in it."),
+    )
+
+
+def _step_cell(figures: Content, what: str) -> str:
+    return number(figures[what], 0 if what == "ms" else 1)
+
+
+def speed(content: Content) -> str:
+    """Shares of the ideal, and where step caches cross masked compute, of `speed.py`."""
+    results = content["results"]
+    dtype = {"float32": "fp32", "bfloat16": "bf16"}[content["about"]["dtype"]]
+    by_step: dict[tuple[str, float], dict[int, Content]] = {}
+    for row in results["steps"]:
+        if row["ideal"] is not None and row["step"].startswith("ours"):
+            by_step.setdefault((row["step"], row["active"]), {})[row["batch"]] = row
+    batches = sorted({row["batch"] for row in results["steps"]})
+    steps = [
+        [
+            "all" if active == 1 else percent(active, 1),
+            number(of_batch[batches[0]]["ideal"]),
+            *(f"{of_batch[b]['speedup']:.1f} ({percent(_of_ideal(of_batch[b]))})" for b in batches),
+        ]
+        for (_, active), of_batch in by_step.items()
+    ]
+    lines: dict[float, dict[int, Content]] = {}
+    for row in results["crossings"]:
+        lines.setdefault(row["skipped"], {})[row["batch"]] = row
+    crossings = [
+        [
+            percent(skipped),
+            *(cell for b in batches for cell in (number(of[b]["speedup"]), _crossing(of[b]), number(of[b]["both"]))),
+        ]
+        for skipped, of in lines.items()
+    ]
+    masked = ", ".join(f"{next(iter(lines.values()))[b]['masked']:.1f}" for b in batches)
+    heads = ("step cache", "masked faster below", "both at 11 %")
+    return blocks(
+        paragraph(f"""
+            How near that is to the ideal, which is the operations of the dense pass over those of the masked one,
+            linear layers and attention counted exactly: speed-ups over diffusers in {dtype}, in brackets of the ideal
+            (`.venv/bin/python scripts/bench/speed.py`, {source("speed.json")}):
+        """),
+        table(["tokens computed", "ideal", *(f"batch of {b}" for b in batches)], steps),
+        paragraph(f"""
+            A step cache skips steps, whatever the mask. By how many steps it skips: speed-up of diffusers' first-block
+            cache alone; the share of computed tokens below which masked compute alone is faster; and the speed-up if
+            masked compute skipped as many (11 % of the tokens, without: {masked}), of measured steps put together:
+        """),
+        table(["steps skipped", *(f"{head}, batch {b}" for b in batches for head in heads)], crossings),
+    )
+
+
+def _of_ideal(row: Content) -> float:
+    return float(row["speedup"] / row["ideal"])
+
+
+def _crossing(row: Content) -> str:
+    return percent(row["crossing"]) if row["crossing"] else "less than 5 %"
+
+
+def tiers(content: Content) -> str:
+    """An edit by where its records are, of `tiers.py`."""
+    about = content["about"]
+    rows = [
+        [
+            row["way"],
+            number(row["ms"]["median"] / 1000, 2),
+            number(row["ms"]["p95"] / 1000, 2),
+            number(row["of_dense"], 2),
+        ]
+        for row in content["results"]
+    ]
+    return blocks(
+        paragraph(f"""
+            An edit of the embedded model by where its template's records are, {about["steps"]} steps, the mask
+            {percent(about["mask"])} of the picture, from the picture to the picture (`.venv/bin/python
+            scripts/bench/tiers.py`, {counted(content["results"][0]["ms"]["n"], "round")}, {source("tiers.json")}):
+        """),
+        table(["edit", "s", "P95", "of dense"], rows),
+    )
+
+
+def quickstart(content: Content) -> str:
+    """The README's first edit, of `quickstart.py`."""
+    ms = content["results"]
+    seconds = {name: f"{value / 1000:.1f} s" for name, value in ms.items()}
+    loading = (ms["import_ms"] + ms["measure_dtype_ms"] + ms["load_ms"]) / 1000
+    return paragraph(f"""
+        The quickstart's edit, 240 of 576 tokens active (the mask covers a quarter of the window, its halo the rest), 20
+        steps: dense {seconds["dense_edit_ms"]}, cached {seconds["recorded_edit_ms"]} once the template is recorded,
+        recording {seconds["first_edit_record_ms"]}; loading libraries and model {loading:.1f} s; the whole command
+        {seconds["whole_command_ms"]}, and {seconds["command_with_records_ms"]} where records are on disk
+        (`.venv/bin/python scripts/bench/quickstart.py`, {source("quickstart.json")}).
+    """)

@@ -1,0 +1,58 @@
+"""Report: ours beside what one would use instead."""
+
+from __future__ import annotations
+
+from bench.report_markdown import Content, blocks, counted, number, paragraph, source, table
+
+# What a reader cannot guess; shown below the tables where the row is there.
+_NOTES = {
+    "diffusers, context not kept": "leaves out what diffusers' inpaint pipeline does after every step",
+    "masked tokens alone, no records": "shows the model nothing beside the mask and its halo",
+    "ours, halo 1, no refresh": "has no step that computes all tokens to correct the records by",
+    "ours, 1 step in 2 computed": "extrapolates the steps between on a line, like TaylorSeer, on masked tokens",
+}
+
+
+def peers(content: Content) -> str:
+    """Both models' tables, of `peers.py`."""
+    about = content["about"]
+    by_model: dict[str, list[Content]] = {}
+    for row in content["results"]:
+        by_model.setdefault(row["model"], []).append(row)
+    parts = [
+        paragraph(f"""
+            The same edits side by side: weights, pictures, masks, prompts, noise and {about["steps"]} steps are the
+            same, diffusers runs its Flux Fill pipeline's own loop, and its own step caches at some settings each
+            (`.venv/bin/python scripts/bench/peers.py`, {source("peers.json")}). Records are in memory. Seconds an edit,
+            speed-up over diffusers with an edit at a time, and PSNR inside the mask to its edit in float32 with
+            nothing left out; `computed` is the share of passes that computed the last block's attention. All rows are
+            shown, those too that are faster than ours.
+        """)
+    ]
+    if embedded := by_model.get("embedded"):
+        shown = [
+            [*_cells(row), number(row["psnr_db"]), number(row["worst_psnr_db"]), _computed(row)] for row in embedded
+        ]
+        cases = counted(embedded[0]["seconds"]["n"], "held-out case")
+        parts += [
+            paragraph(f"The embedded model, {cases}, from picture to picture:"),
+            table(["system", "s", "P95", "speed-up", "PSNR dB", "worst", "computed"], shown),
+        ]
+    if medium := by_model.get("medium"):
+        rounds = counted(medium[0]["seconds"]["n"], "round")
+        parts += [
+            paragraph(f"A Flux transformer of 71M random weights, 1,024 tokens, {rounds}:"),
+            table(["system", "s", "P95", "speed-up", "computed"], [[*_cells(row), _computed(row)] for row in medium]),
+        ]
+    names = {row["system"] for row in content["results"]}
+    notes = "; ".join(f"`{name}` {note}" for name, note in _NOTES.items() if name in names)
+    return blocks(*parts, paragraph(f"{notes}.")) if notes else blocks(*parts)
+
+
+def _cells(row: Content) -> list[str]:
+    seconds = row["seconds"]
+    return [row["system"], number(seconds["median"], 2), number(seconds["p95"], 2), number(row["speedup"])]
+
+
+def _computed(row: Content) -> str:
+    return "" if row["computed"] is None else f"{row['computed']:.0%}".replace("%", " %")

@@ -1,0 +1,126 @@
+"""The README's figures are those of the files of results."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.report import BLOCKS, README, RESULTS, Block, ReportError, markdown, written
+from bench.report_markdown import paragraph, table
+
+SHOWN = Block(lambda content: f"It takes {content['ms']} ms.", ("some.json",))
+TEXT = "Before.\n\n<!-- figures: some -->\nold\n<!-- end of figures -->\n\nAfter.\n"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    (tmp_path / "some.json").write_text(json.dumps({"ms": 3}))
+    return tmp_path
+
+
+def test_the_readme_shows_the_results() -> None:
+    readme = README.read_text()
+    assert written(readme, RESULTS) == readme, "run scripts/bench/report.py"
+    assert set(re.findall(r"<!-- figures: (.*?) -->", readme)) == BLOCKS.keys()
+
+
+def test_blocks_are_written_and_what_is_around_them_is_not(results: Path) -> None:
+    found = written(TEXT, results, {"some": SHOWN})
+    assert found == TEXT.replace("old\n", "\nIt takes 3 ms.\n\n")
+    assert written(found, results, {"some": SHOWN}) == found
+
+
+def test_what_cannot_be_written_says_why(results: Path) -> None:
+    with pytest.raises(ReportError, match="there is no block 'some'"):
+        written(TEXT, results, {})
+    with pytest.raises(ReportError, match="1 blocks begin, 0 end"):
+        written(TEXT.replace("end of", "the end of"), results, {"some": SHOWN})
+    with pytest.raises(ReportError, match=r"other\.json"):
+        written(TEXT, results, {"some": Block(SHOWN.write, ("other.json",))})
+    (results / "some.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"some\.json: KeyError\('ms'\)"):
+        written(TEXT, results, {"some": SHOWN})
+
+
+def test_check_writes_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "written", lambda text, _: text.replace("old", "new"))
+    readme = results / "README.md"
+    readme.write_text(TEXT)
+    given = ["report.py", "--readme", str(readme), "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", [*given, "--check"])
+    with pytest.raises(SystemExit, match="its figures are not those of"):
+        report.main()
+    assert readme.read_text() == TEXT
+    monkeypatch.setattr(sys, "argv", given)
+    report.main()
+    assert readme.read_text() == TEXT.replace("old", "new")
+    monkeypatch.setattr(sys, "argv", [*given, "--check"])
+    report.main()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_fits_the_readme(name: str) -> None:
+    text = markdown(BLOCKS[name], RESULTS)
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+    prose = [line for line in text.splitlines() if not line.startswith("|")]
+    assert all(len(line) <= 120 for line in prose)
+    assert not any(line.startswith("%") for line in prose)
+
+
+def test_an_engine_s_row_is_what_was_measured() -> None:
+    row = {"ms": 101.7, "speedup": 5.23}
+    content = {
+        "about": {"rounds": 7},
+        "results": {"float32": {"masked 0.098": row}, "bfloat16": {"masked 0.098": row | {"ms": 50.2}}},
+    }
+    text = BLOCKS["engine"].write(content)
+    assert "| ours, 9.8 % of the tokens | 102 | 5.2 | 50 | 5.2 |" in text
+    assert "medians of 7 rounds" in text
+
+
+def test_fleets_that_do_not_keep_up_are_marked() -> None:
+    figures = {"p95": 20.96, "per_second": 59.0, "offered": 63.0, "served": {"recorded": 0.01, "joined": 0.02}}
+    runs = [
+        {"policy": "finish_time", "load": 0.8, "figures": figures | {"per_second": 62.0}},
+        {"policy": "finish_time", "load": 0.95, "figures": figures},
+    ]
+    text = BLOCKS["simulate 64"].write({"results": runs})
+    assert "| `finish_time` (ours) | 21.0, 62/s | 21.0!, 59/s | 3 % |" in text
+
+
+def test_peers_that_are_faster_stay_in_the_table() -> None:
+    row = {
+        "model": "embedded",
+        "system": "ours",
+        "group": "ours",
+        "batch": 1,
+        "seconds": {"median": 1.7, "p95": 1.8, "n": 2},
+        "speedup": 2.4,
+        "psnr_db": 42.0,
+        "worst_psnr_db": 36.0,
+        "computed": None,
+    }
+    faster = row | {"system": "TaylorSeer", "speedup": 3.0, "computed": 0.35, "psnr_db": None, "worst_psnr_db": None}
+    text = BLOCKS["peers"].write({"about": {"steps": 20}, "results": [row, faster]})
+    assert "| ours | 1.70 | 1.80 | 2.4 | 42.0 | 36.0 |  |" in text
+    assert "| TaylorSeer | 1.70 | 1.80 | 3.0 |  |  | 35 % |" in text
+    assert "2 held-out cases" in text
+    assert "random weights" not in text
+
+
+def test_figures_stay_with_their_signs() -> None:
+    text = paragraph(" ".join(["word"] * 23) + " 1234 22 % of them")
+    assert [len(line) <= 120 for line in text.splitlines()] == [True, True]
+    assert "22 %" in text.splitlines()[1]
+
+
+def test_a_table_is_whole() -> None:
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
+    for wrong in (["1"], ["1", "2|3"]):
+        with pytest.raises(AssertionError):
+            table(["a", "b"], [wrong])
