@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from instgenie_cache.errors import ServiceError
 from instgenie_cache.wire.address import Address, connect
 from instgenie_server.operator_error import OperatorError
+from instgenie_server.ray_engine.meant_cluster import meant_cluster
 from instgenie_server.ray_engine.placement import Node
 
 # Actors and the server pass each other no more than settings and log lines; Ray would take a third of the memory.
@@ -39,7 +40,7 @@ async def open_cluster(address: str | None) -> AsyncIterator[bool]:
 
     Args:
         address: host and port; None is the cluster that runs on this machine, or else one that is started here and
-            ended at the end.
+            ended at the end; see `keep_to_loopback`.
     Raises:
         RayEngineError: there is none at the address, this machine is not part of it, or none can be started.
     """
@@ -66,7 +67,7 @@ async def _check_answers(address: str | None) -> None:
     Raises:
         RayEngineError: nobody answers, or that is no address.
     """
-    told = address or os.environ.get("RAY_ADDRESS") or await asyncio.to_thread(_started_here)
+    told = await asyncio.to_thread(meant_cluster, address)
     try:
         where = None if told is None else Address.parse(told)
     except ValueError:
@@ -83,14 +84,6 @@ async def _check_answers(address: str | None) -> None:
         raise RayEngineError(f"engine.ray_address: no Ray cluster answers at {told}{hint}") from error
 
 
-def _started_here() -> str | None:
-    """Address of a cluster that `ray start` made this machine a part of, which may be gone."""
-    try:
-        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text().strip()
-    except OSError:
-        return None
-
-
 def _join(address: str | None) -> bool:
     """Whether the cluster is our own."""
     quiet = {"log_to_driver": False, "configure_logging": False}
@@ -101,7 +94,10 @@ def _join(address: str | None) -> bool:
         except ValueError:  # there is a cluster already, which has its own
             log.debug("a Ray cluster runs here already")
         else:
-            log.info("a Ray cluster of this machine alone was started")
+            host = ray.util.get_node_ip_address()
+            log.info("a Ray cluster of this machine alone was started", host=host)
+            if not ipaddress.ip_address(host).is_loopback:
+                log.warning("the Ray cluster that was started listens beyond this machine", host=host)
             return True
     ray.init(address=address or "auto", **quiet)
     log.info("joined the Ray cluster", address=ray.get_runtime_context().gcs_address)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from instgenie_server.operator_error import OperatorError
+from instgenie_server.ray_engine.meant_cluster import keep_to_loopback
 
 if TYPE_CHECKING:
     from instgenie_server.fleet.member import Member
@@ -30,6 +32,7 @@ async def open_ray_members(
         ReplicaStartError: no replica could be started.
     """
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a call that comes too late must not start a cluster
+    await asyncio.to_thread(keep_to_loopback, engine.ray_address)
     try:
         from instgenie_server.ray_engine.ray_members import ray_members
     except ModuleNotFoundError as error:
