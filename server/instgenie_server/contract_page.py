@@ -34,12 +34,12 @@ def contract_page(document: dict[str, Any]) -> str:
 
 
 def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
-    rows = [(p["name"], f"{p['in']}; {_kind(p['schema'])}") for p in operation.get("parameters", [])]
+    rows = [(p["name"], f"{p['in']}; {_kind(p['schema'], schemas)}") for p in operation.get("parameters", [])]
     for content in operation.get("requestBody", {}).get("content", {}).values():
         schema = _resolved(content["schema"], schemas)
         required = schema.get("required", [])
         for name, field in schema["properties"].items():
-            kind = f"{_kind(field)}{', required' if name in required else ''}"
+            kind = f"{_kind(field, schemas)}{', required' if name in required else ''}"
             rows.append((name, f"{kind}. {field.get('description', '')}".strip()))
     replies = [(status, reply["description"] + _named(reply)) for status, reply in operation["responses"].items()]
     return (
@@ -53,10 +53,12 @@ def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
     return resolved
 
 
-def _kind(schema: dict[str, Any]) -> str:
+def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     """A few words on what a field takes."""
     if "anyOf" in schema:
-        return " or ".join(_kind(option) for option in schema["anyOf"] if option.get("type") != "null")
+        return " or ".join(_kind(option, schemas) for option in schema["anyOf"] if option.get("type") != "null")
+    if "$ref" in schema:
+        return f"an object of {', '.join(_resolved(schema, schemas)['properties'])}"
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     limits = [f"{sign}{schema[key]}" for key, sign in (("minimum", ">= "), ("maximum", "<= ")) if key in schema]

@@ -21,7 +21,7 @@ FILES = {"image": png(noise(SIDE, SIDE)), "mask": mask_png(), "alpha": alpha_mas
 
 
 def a_job(number: int, *, image: str = "image", mask: str | None = "mask", **fields: object) -> Job:
-    params = to_params(EditForm.model_validate({"prompt": "a pear"} | fields), number)
+    params = to_params(EditForm.model_validate({"prompt": "a pear"} | fields), number, 20)
     return Job(id=f"edit-{number}", tenant="ann", params=params, image=image, mask=mask, created_at=0.0)
 
 

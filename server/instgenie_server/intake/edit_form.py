@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from instgenie.fidelity import default_refreshes
 from instgenie.orders import CachePolicy, EditOrder, Output, OutputFormat, Pixels
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.decode import MaskMode
-from instgenie_server.intake.fidelity_choice import Fidelity, joined
+from instgenie_server.intake.fidelity_choice import Fidelity, FidelityChoice, joined, parts_of, taken_steps
 from instgenie_server.intake.field_values import (
     Flag,
     Size,
@@ -46,12 +47,14 @@ _Deadline = Annotated[int, Field(ge=1, le=_MAX_DEADLINE_MS), whole]
 _Name = Annotated[str, Field(max_length=500)]
 
 
-def _without_null(schema: dict[str, Any]) -> None:
-    """A field of a form is there or absent; it cannot be null, nor can that be its default."""
+def _as_parts(schema: dict[str, Any]) -> None:
+    """A field of a form is there or absent; it cannot be null, nor can that be its default. Some come in parts."""
     for value in schema["properties"].values():
         if value.get("default", "") is None:
-            value |= value.pop("anyOf")[0]
+            kinds = [kind for kind in value.pop("anyOf") if kind.get("type") != "null"]
+            value |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
             del value["default"]
+    schema["properties"] |= parts_of("fidelity", FidelityChoice)
 
 
 class EditForm(BaseModel):
@@ -60,7 +63,7 @@ class EditForm(BaseModel):
     An unknown field is an error, and so is a value that cannot be honoured.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_without_null)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_as_parts)
 
     prompt: Prompt = Field(description="What to draw where the picture is edited.")
     n: Annotated[int, Field(ge=1, le=MAX_RESULTS), whole] = Field(
@@ -114,8 +117,9 @@ class EditForm(BaseModel):
         default=None,
         description="Chooses halo and refreshes, which must be absent then. exact: compute all tokens. auto: the "
         "cheapest of the settings that were measured for the model (/v1/models), of which nine in ten edits had that "
-        "PSNR inside the mask to the dense edit's; all tokens where none had. As JSON or as fidelity[mode], "
-        "fidelity[psnr_db].",
+        "PSNR inside the mask to the dense edit's; all tokens where none had. The mode alone, or an object as JSON, "
+        "or parts fidelity[mode] and fidelity[psnr_db].",
+        examples=["exact", {"mode": "auto", "psnr_db": 40}],
     )
     feather: Feather = Field(default=0, description="Width in pixels of the blend inside the mask's border.")
     template_prompt: Prompt = Field(default="", description="Prompt that the upload is recorded with.")
@@ -227,16 +231,20 @@ def to_orders(
     return tuple(replace(first, id=f"{order_id}-{k + 1}", seed=(seed + k) % (MAX_SEED + 1)) for k in range(form.n))
 
 
-def to_params(form: EditForm, seed: int) -> dict[str, Any]:
+def to_params(form: EditForm, seed: int, model_steps: int) -> dict[str, Any]:
     """All of the form as JSON, with the seed that was chosen.
 
     Defaults are written out: an edit that was accepted before an upgrade must not change by it.
+
+    Args:
+        model_steps: of the model's full schedule, by which refreshes go where the form says nothing of them.
     """
-    return form.model_dump(mode="json") | {"seed": seed}
+    refreshes = default_refreshes(taken_steps(form, model_steps)) if form.refreshes is None else form.refreshes
+    return form.model_dump(mode="json") | {"seed": seed, "refreshes": refreshes}
 
 
 def from_params(params: Mapping[str, Any]) -> EditForm:
-    """The form that `to_params` was given, with that seed: it makes the same orders.
+    """The form that `to_params` was given, with that seed and number of refreshes: it makes the same edits.
 
     Raises:
         ApiError: 400, a value is not within the limits (any more).

@@ -44,7 +44,10 @@ def _read(value: Any) -> Any:
         raise complaint(f"{shown(value)} is not JSON") from error
 
 
-Fidelity = Annotated[FidelityChoice, BeforeValidator(_read)]
+# As a form's part it is a mode's name, or an object as JSON.
+Fidelity = Annotated[
+    FidelityChoice, BeforeValidator(_read, json_schema_input_type=Literal["auto", "exact"] | FidelityChoice)
+]
 
 
 def joined(fields: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -56,6 +59,24 @@ def joined(fields: Mapping[str, str], name: str) -> dict[str, Any]:
         raise invalid(f"{name}: is there twice, once as {name}[...]", name)
     rest = {key: value for key, value in fields.items() if key not in parts.values()}
     return rest | {name: {part: fields[key] for part, key in parts.items()}}
+
+
+def parts_of(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schemas of the fields that `joined` takes for an object's."""
+    fields: dict[str, Any] = model.model_json_schema()["properties"]
+    return {
+        f"{name}[{part}]": {key: value for key, value in schema.items() if key != "default"}
+        for part, schema in fields.items()
+    }
+
+
+def taken_steps(form: EditForm, model_steps: int) -> int:
+    """Steps that the edit takes.
+
+    Args:
+        model_steps: of the model's full schedule.
+    """
+    return max(1, ceil((form.steps or model_steps) * form.strength - 1e-9))  # as of `order_work`
 
 
 def settled(form: _Form, card: ModelCard) -> _Form:
@@ -72,8 +93,7 @@ def settled(form: _Form, card: ModelCard) -> _Form:
             raise invalid(f"fidelity: chooses {name}, which is to be left out then", "fidelity")
     setting = None if asked.mode == "exact" else cheapest(card.measured, asked.psnr_db)
     if setting is not None:
-        steps = max(1, ceil((form.steps or card.steps) * form.strength - 1e-9))  # as of `order_work`
-        refreshes = setting.refreshes_of(steps)
+        refreshes = setting.refreshes_of(taken_steps(form, card.steps))
         return form.model_copy(update={"halo": setting.halo, "refreshes": refreshes})
     if form.cache == "only":
         bound = (

@@ -54,5 +54,5 @@ def to_api_error(error: ValidationError) -> ApiError:
     if not first["loc"]:
         return invalid(f"the body {message}", None, _CODES.get(kind))
     param = str(first["loc"][0])[:MAX_NAME_CHARS]
-    place = "".join(f"[{step}]" for step in first["loc"][1:])
+    place = "".join(f"[{str(step)[:MAX_NAME_CHARS]}]" for step in first["loc"][1:])
     return invalid(f"{param}{place}: {message}", param, _CODES.get(kind))

@@ -62,7 +62,7 @@ def new_job(
     return Job(
         id=order.id,
         tenant=read.tenant,
-        params=to_params(form, order.seed),
+        params=to_params(form, order.seed, read.model_steps),
         image="",
         mask=None,
         created_at=now,

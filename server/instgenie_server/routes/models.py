@@ -47,7 +47,13 @@ def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
         revision=card.revision,
         dtype=card.dtype,
         device=card.device,
-        defaults={"steps": card.steps, "guidance": card.guidance, "canvas_pixels": card.canvas_pixels, "halo": 1},
+        defaults={
+            "steps": card.steps,
+            "guidance": card.guidance,
+            "canvas_pixels": card.canvas_pixels,
+            "halo": fidelity.DEFAULT_HALO,
+            "refreshes": fidelity.default_refreshes(card.steps),
+        },
         fidelity=[MeasuredFidelity(**asdict(one)) for one in card.measured],
         limits={
             "image_bytes": limits.part_bytes,

@@ -27,13 +27,19 @@ MAX_DRAWN_SEED = 2**31
 
 @dataclass(frozen=True, slots=True)
 class ReadEdit:
-    """A request for edits, read and checked; `seed` is the given or a drawn one."""
+    """A request for edits, read and checked.
+
+    Attributes:
+        seed: the given or a drawn one.
+        model_steps: of the full schedule of the model that is served.
+    """
 
     form: EditForm
     uploads: Uploads
     picture: Pixels
     mask: bytes
     seed: int
+    model_steps: int
     tenant: str
 
     def orders(self, order_id: str) -> tuple[EditOrder, ...]:
@@ -60,7 +66,7 @@ async def read_edit(request: web.Request, kind: type[EditForm]) -> AsyncIterator
         decoder = request.app[DECODER]
         picture, mask = await decoder.picture_and_mask(files.image, files.mask, form.mask_mode, take=hold.take)
         seed = drawn_seed() if form.seed is None else form.seed
-        yield ReadEdit(form, files, picture, mask, seed, request[IDENTITY].tenant)
+        yield ReadEdit(form, files, picture, mask, seed, card.steps, request[IDENTITY].tenant)
 
 
 def drawn_seed() -> int:

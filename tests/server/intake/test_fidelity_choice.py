@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -100,12 +101,39 @@ def test_errors_name_the_value(fields: dict[str, str], message: str) -> None:
 def test_what_was_chosen_is_kept_with_a_job() -> None:
     """An edit that was accepted before a model was measured anew must not change by it."""
     form = chosen({"fidelity__psnr_db": "40"})
-    again = from_params(to_params(form, 7))
+    again = from_params(to_params(form, 7, CARD.steps))
     assert (again.halo, again.refreshes, again.cache, again.seed) == (2, 4, "auto", 7)
-    assert from_params(to_params(chosen({"fidelity": "exact"}), 7)).cache == "off"
+    assert from_params(to_params(chosen({"fidelity": "exact"}), 7, CARD.steps)).cache == "off"
 
 
 def test_jobs_of_before_there_were_refreshes_have_none() -> None:
-    params = to_params(chosen({}), 7)
+    params = to_params(chosen({}), 7, CARD.steps)
     del params["refreshes"]
     assert from_params(params).refreshes == 0
+
+
+def test_jobs_that_left_refreshes_to_the_default_still_do() -> None:
+    """They were stored without a number, once."""
+    assert from_params(to_params(chosen({}), 7, CARD.steps) | {"refreshes": None}).refreshes is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "refreshes"),
+    [
+        ({}, 1),
+        ({"steps": "50"}, 3),
+        ({"steps": "50", "strength": "0.1"}, 0),
+        ({"refreshes": "7"}, 7),
+        ({"refreshes": "0"}, 0),
+    ],
+)
+def test_default_refreshes_are_written_out(fields: dict[str, str], refreshes: int) -> None:
+    assert from_params(to_params(chosen(fields), 7, CARD.steps)).refreshes == refreshes
+
+
+def test_what_is_echoed_is_never_long() -> None:
+    with pytest.raises(ApiError) as caught:
+        chosen({"fidelity": json.dumps({"k" * 100_000: 1})})
+    assert caught.value.code == "unknown_field"
+    assert caught.value.message.startswith("fidelity[kkk")
+    assert len(caught.value.message) < 300

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
+from instgenie_server.intake import EditForm, JobForm, read_edit_form
+from instgenie_server.intake.fidelity_choice import FidelityChoice
 from instgenie_server.openapi import OPERATIONS
 from tests.server.routes.scripted_replica import ScriptedReplica
 from tests.server.routes.site import Site, form
@@ -56,6 +60,30 @@ async def test_fields_of_forms(site: Site) -> None:
     assert template["boxes"]["contentSchema"]["items"]["minItems"] == 4
     for fields in (edit, job, template):
         assert "null" not in str(fields)
+
+
+async def test_fidelity_is_described_as_it_is_taken(site: Site) -> None:
+    """A mode's name, an object as JSON, or parts; each example and each part is taken by the form."""
+    document = await site.get("/openapi.json")
+    for path, kind in (("/v1/images/edits", EditForm), ("/v1/edits", JobForm)):
+        fields = fields_of(document, path)
+        asked = fields["fidelity"]
+        schema = {"anyOf": asked["anyOf"], "components": document["components"]}
+        check = OAS31Validator(schema).is_valid
+        good: list[Any] = ["auto", "exact", {"mode": "auto", "psnr_db": 40}, {}]
+        bad: list[Any] = ["best", {"mode": "best"}, {"psnr_db": 9}, {"ssim": 1}, 3]
+        assert [check(value) for value in good + bad] == [True] * len(good) + [False] * len(bad)
+        for example in asked["examples"]:
+            assert check(example)
+            part = example if isinstance(example, str) else json.dumps(example)
+            assert read_edit_form({"prompt": "a cat", "fidelity": part}, [], kind).fidelity is not None
+        parts = {name: part for name, part in fields.items() if name.startswith("fidelity[")}
+        assert parts.keys() == {"fidelity[mode]", "fidelity[psnr_db]"}
+        assert parts["fidelity[mode]"]["enum"] == ["auto", "exact"]
+        given = {"fidelity[mode]": "exact", "fidelity[psnr_db]": str(parts["fidelity[psnr_db]"]["maximum"])}
+        assert read_edit_form({"prompt": "a cat", **given}, [], kind).fidelity == FidelityChoice(
+            mode="exact", psnr_db=100
+        )
 
 
 async def test_replies_are_as_it_says(site: Site, scripted: ScriptedReplica) -> None:
@@ -107,6 +135,7 @@ async def test_the_page_needs_nobody_else(site: Site) -> None:
     assert references.found == ["/openapi.json"]
     assert not references.tags & {"script", "link", "img", "iframe", "object"}
     assert not re.search(r"https?:|@import|url\(|None", page)
+    assert "auto | exact or an object of mode, psnr_db" in page
     for operation in OPERATIONS:
         assert operation.path in page
     for field in ("partial_images", "inpainting_mask_invert", "max_windows", "Idempotency-Key", "Last-Event-ID"):

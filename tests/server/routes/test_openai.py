@@ -179,7 +179,13 @@ async def test_models(openai: AsyncOpenAI) -> None:
     model = await openai.models.retrieve("tiny-builtin")
     assert (model.object, model.owned_by) == ("model", "instgenie")
     assert model.model_extra is not None
-    assert model.model_extra["defaults"] == {"steps": 4, "guidance": 3.0, "canvas_pixels": 64, "halo": 1}
+    assert model.model_extra["defaults"] == {
+        "steps": 4,
+        "guidance": 3.0,
+        "canvas_pixels": 64,
+        "halo": 1,
+        "refreshes": 0,
+    }
     assert model.model_extra["limits"]["image_bytes"] == 50_000_000
     with pytest.raises(NotFoundError, match="not served here"):
         await openai.models.retrieve("gpt-image-1")
