@@ -45,6 +45,11 @@ class TrackedEdit:
         return task.rows(self.route) - (-refreshes * more // task.steps)
 
     @property
+    def has_refreshes_left(self) -> bool:
+        """Whether it will compute all tokens at its next step or a later one, to correct the records."""
+        return any(step >= self.taken for step in self.task.refresh_steps)
+
+    @property
     def steps_left(self) -> int:
         """Steps that it has to take."""
         return self.task.steps - self.taken

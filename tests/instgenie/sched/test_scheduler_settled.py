@@ -181,6 +181,17 @@ def test_only_what_changes_is_decided() -> None:
     assert both.ours.settled == 9 + 4 + 14
 
 
+def test_steps_before_a_refresh_are_decided_and_those_after_it_are_not() -> None:
+    """Of 30 steps the 16th computes all tokens: it is decided, as those before it are, and the one that follows it."""
+    both = Both(BatchLimits())
+    both.submit(steps=30, tokens=2, tenant="a", deadline=None, refresh=True, route="records")
+    both.turn(1.0)
+    for taken in range(30):
+        both.turn(1.0)
+        assert both.ours.settled == max(0, taken - 16)
+    assert both.ours.counts().finishing == 1
+
+
 def test_a_finished_edit_is_not_left_waiting() -> None:
     """Two edits end with one step, and one of them is decoded before the next: the other has its turn after that."""
     both = Both(BatchLimits(stage_share=0.1))
