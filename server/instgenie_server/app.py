@@ -18,6 +18,7 @@ from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.app_keys import AUTHENTICATOR, CACHE_METRICS, IN_FLIGHT, METRICS, RATE_LIMITER, SETTINGS
 from instgenie_server.edit_service import EditService
 from instgenie_server.engine_slot import Engine, EngineSlot
+from instgenie_server.fleet.awaited import FirstReplicas
 from instgenie_server.fleet.fleet_replica import FleetReplica
 from instgenie_server.in_flight import InFlight
 from instgenie_server.intake.decode import PictureDecoder
@@ -29,7 +30,7 @@ from instgenie_server.presence import Presence
 from instgenie_server.record_cache.exposition import ServiceExposition
 from instgenie_server.record_cache.store import secret_of, service_address
 from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
-from instgenie_server.routes.keys import DECODER, ENGINE, PIXELS, UPLOADS
+from instgenie_server.routes.keys import DECODER, ENGINE, FIRST_REPLICAS, PIXELS, UPLOADS
 from instgenie_server.settings import Settings
 from instgenie_server.template_registry import TemplateRegistry
 
@@ -39,17 +40,21 @@ RUNNING_JOBS = 16  # on each replica
 OpenReplica = Callable[[], AbstractAsyncContextManager[Replica]]
 
 
-def make_app(settings: Settings, open_replica: OpenReplica) -> web.Application:
+def make_app(
+    settings: Settings, open_replica: OpenReplica, first_replicas: FirstReplicas | None = None
+) -> web.Application:
     """The application. It answers at once; the replica is opened in the background, and closed when it ends.
 
     Args:
         open_replica: gives a replica that is ready to edit.
+        first_replicas: knows what that waits for.
     """
     app = web.Application()
     app[SETTINGS] = settings
     app[METRICS] = Metrics()
     app[IN_FLIGHT] = InFlight()
     app[ENGINE] = EngineSlot()
+    app[FIRST_REPLICAS] = first_replicas or FirstReplicas()
     app[a1111.RUNNING] = {}
     app[RATE_LIMITER] = RateLimiter(settings.limits.requests_per_minute)
     middleware.install(app)

@@ -157,13 +157,7 @@ async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
     if route in OPEN_ROUTES:
         return await handler(request)
     authenticator = request.config_dict[AUTHENTICATOR]
-    caller = Caller(
-        request.method,
-        request.path,
-        request.query,
-        {name.lower(): value for name, value in request.headers.items()},
-        request.remote or "",
-    )
+    caller = caller_of(request)
     if route == METRICS_ROUTE and authenticator.trusts_without_key(caller):
         return await handler(request)
     identity = await authenticator.identify(caller)
@@ -173,6 +167,12 @@ async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
     # so that this ends with it.
     structlog.contextvars.bind_contextvars(tenant=identity.tenant)
     return await handler(request)
+
+
+def caller_of(request: web.Request) -> Caller:
+    """What of the request says who asks."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Caller(request.method, request.path, request.query, headers, request.remote or "")
 
 
 async def _before_headers(request: web.Request, response: web.StreamResponse) -> None:

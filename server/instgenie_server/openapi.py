@@ -13,6 +13,7 @@ from instgenie import __version__
 from instgenie_server import schemas
 from instgenie_server.intake import EditForm, Img2ImgForm, JobForm
 from instgenie_server.jobs import JobState
+from instgenie_server.readiness import ReadinessReply
 from instgenie_server.routes.templates import TemplateForm
 
 _REF = "#/components/schemas/{model}"
@@ -95,7 +96,7 @@ OPERATIONS = (
     Operation("get", "/sdapi/v1/progress", "How far the newest img2img is", {200: schemas.A1111Progress}),
     Operation("get", "/healthz", "Alive", {200: schemas.HealthReply}, is_open=True),
     Operation(
-        "get", "/readyz", "Whether edits are taken", {200: schemas.HealthReply, 503: schemas.HealthReply}, is_open=True
+        "get", "/readyz", "Whether edits are taken", {200: ReadinessReply, 503: ReadinessReply}, is_open=True
     ),
     Operation("get", "/metrics", "Prometheus metrics", {200: "text/plain"}),
 )  # fmt: skip

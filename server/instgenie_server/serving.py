@@ -18,6 +18,7 @@ from instgenie_server.access.exposure import check_exposure
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.app import OpenReplica, make_app
 from instgenie_server.app_keys import IN_FLIGHT, METRICS
+from instgenie_server.fleet.awaited import FirstReplicas
 from instgenie_server.heap import keep_freed_memory
 from instgenie_server.jobs import JobStoreError, PictureFileError
 from instgenie_server.logs import AccessLogger
@@ -57,6 +58,7 @@ async def serve(
     on_ready: Callable[[str], None],
     watch: Callable[[Activity], None] | None = None,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
+    first_replicas: FirstReplicas | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let what runs come to its end. SIGHUP renews the replicas meanwhile.
 
@@ -64,6 +66,7 @@ async def serve(
         on_ready: called with the server's URL once edits are taken.
         watch: called from then on, every `WATCH_SECONDS`.
         keepalive_seconds: longest that a connection may be without a complete request or its reply.
+        first_replicas: knows what `open_replica` waits for.
     Raises:
         ReplicaStartError, CheckpointError: there is no replica, since the model cannot be loaded, for example.
         ExposureError: the server would be open to the network without keys.
@@ -78,7 +81,7 @@ async def serve(
         loop.add_signal_handler(number, stopped.set)
     terminals = [number for number in range(3) if os.isatty(number)]
     # A client that leaves cancels its handler, and so its edit.
-    app = make_app(settings, open_replica)
+    app = make_app(settings, open_replica, first_replicas)
     runner = web.AppRunner(
         app,
         access_log_class=AccessLogger,

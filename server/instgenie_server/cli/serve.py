@@ -68,6 +68,7 @@ def serve(
     """Serve edits over HTTP until Ctrl-C. SIGHUP renews the replicas, one after the other."""
     import uvloop
 
+    from instgenie_server.fleet.awaited import FirstReplicas
     from instgenie_server.fleet.open_fleet import open_replica
     from instgenie_server.logs import configure_logging
     from instgenie_server.serving import Activity
@@ -100,7 +101,9 @@ def serve(
             edits = "1 edit" if now.edits_done == 1 else f"{now.edits_done} edits"
             say(f"{now.in_flight} in flight, {now.waiting_seconds:.1f} s of work wait or run, {edits} done")
 
-        def opened() -> AbstractAsyncContextManager[Replica]:
-            return open_replica(settings.engine, settings.cache, settings.log.level)
+        first_replicas = FirstReplicas()
 
-        uvloop.run(run(settings, opened, tell, watch))
+        def opened() -> AbstractAsyncContextManager[Replica]:
+            return open_replica(settings.engine, settings.cache, settings.log.level, first_replicas.expect)
+
+        uvloop.run(run(settings, opened, tell, watch, first_replicas=first_replicas))

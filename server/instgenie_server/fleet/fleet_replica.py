@@ -29,6 +29,7 @@ from instgenie.orders import (
     WarmOrder,
     WarmReport,
 )
+from instgenie_server.fleet.awaited import Awaited
 from instgenie_server.fleet.decision import Decision
 from instgenie_server.fleet.heartbeat import Heartbeat, HeartbeatSettings
 from instgenie_server.fleet.member import Member
@@ -119,6 +120,10 @@ class FleetReplica:
     def num_ready(self) -> int:
         """Members that take orders."""
         return len(self._roster.ready())
+
+    def awaited(self) -> list[Awaited]:
+        """Members that take no orders."""
+        return self._roster.awaited()
 
     def on_decision(self, decided: Callable[[Decision], None]) -> None:
         """Have this called with each decision."""

@@ -12,7 +12,7 @@ import structlog
 from instgenie.replica.remote_replica import RemoteReplica
 from instgenie_cache.wire.address import Address
 from instgenie_cache.wire.handshake import SharedSecret
-from instgenie_server.fleet.member import HERE, Member
+from instgenie_server.fleet.member import HERE, Expect, Member
 from instgenie_server.fleet.own_members import CLIENT
 from instgenie_server.processes.restarts import Restarts
 from instgenie_server.replica_process.supervised_replica import Elsewhere, LinkedReplica, SupervisedReplica
@@ -27,8 +27,12 @@ _THEIRS = ("model", "dtype", "threads", "devices", "batch_edits", "batch_tokens"
 
 
 @asynccontextmanager
-async def find_members(engine: EngineSettings) -> AsyncIterator[Sequence[Member]]:
-    """Those that `engine.replica` names, once one of them answers. They go on when the block ends."""
+async def find_members(engine: EngineSettings, expect: Expect = lambda _: None) -> AsyncIterator[Sequence[Member]]:
+    """Those that `engine.replica` names, once one of them answers. They go on when the block ends.
+
+    Args:
+        expect: called with all of them, before any has answered.
+    """
     usual = EngineSettings()
     if ignored := [f"engine.{name}" for name in _THEIRS if getattr(engine, name) != getattr(usual, name)]:
         log.warning("settings have no effect: a replica at an address has its own", settings=ignored)
@@ -43,6 +47,7 @@ async def find_members(engine: EngineSettings) -> AsyncIterator[Sequence[Member]
             await stack.enter_async_context(replica)
             members.append(Member(str(address), _machine(address), replica))
         log.info("waiting for a replica", addresses=[str(address) for address in addresses])
+        expect(members)
         starts = [asyncio.create_task(member.replica.start()) for member in members]
         try:
             await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from instgenie_server.operator_error import OperatorError
@@ -34,3 +34,6 @@ class Member:
     machine: str
     replica: SupervisedReplica
     renew: Renew | None = None
+
+
+Expect = Callable[[Sequence[Member]], None]  # is told of all members before any is ready

@@ -10,7 +10,7 @@ from pathlib import Path
 import instgenie
 from instgenie.replica.remote_replica import RemoteReplica
 from instgenie_server.fleet.kept_members import KeptMember, kept_members
-from instgenie_server.fleet.member import HERE, Member
+from instgenie_server.fleet.member import HERE, Expect, Member
 from instgenie_server.fleet.places import places
 from instgenie_server.processes.kept_process import KeptProcess
 from instgenie_server.record_cache.store import memory_for_records, running_service
@@ -25,10 +25,12 @@ CLIENT = "instgenie serve"
 
 @asynccontextmanager
 async def open_own_members(
-    engine: EngineSettings, cache: CacheSettings, log_level: str = "info"
+    engine: EngineSettings, cache: CacheSettings, log_level: str = "info", expect: Expect = lambda _: None
 ) -> AsyncIterator[Sequence[Member]]:
     """Replicas of this machine, at least one of which is ready; the others are being started. All end with the block.
 
+    Args:
+        expect: called with all of them, before any is ready.
     Raises:
         ReplicaStartError: none can be started, since the model cannot be loaded, for example.
     """
@@ -52,6 +54,7 @@ async def open_own_members(
                 )
 
             owns = [await asyncio.to_thread(_kept, command(place)) for place in where]
+            expect([own.member for own in owns])
             async with kept_members(owns) as members:
                 yield members
 

@@ -13,6 +13,7 @@ from instgenie.balancer.policies import GONE_SECONDS, Balancer
 from instgenie.balancer.replica_view import ReplicaProfile
 from instgenie.errors import ReplicaAwayError
 from instgenie.orders import ModelCard
+from instgenie_server.fleet.awaited import Awaited, awaited
 from instgenie_server.fleet.card_limits import limits_of
 from instgenie_server.fleet.member import Member
 from instgenie_server.fleet.seat import Seat
@@ -52,6 +53,10 @@ class Roster:
     def ready(self) -> list[Seat]:
         """Those that take orders."""
         return [seat for seat in self if self._takes_orders(seat)]
+
+    def awaited(self) -> list[Awaited]:
+        """Those that do not."""
+        return [self._awaited(seat) for seat in self if not self._takes_orders(seat)]
 
     def choose(self, demand: EditDemand, taken: Collection[str] = ()) -> Seat | None:
         """Where the edit goes.
@@ -140,6 +145,14 @@ class Roster:
 
     def _takes_orders(self, seat: Seat) -> bool:
         return seat.state == "ready" and self._now() - self.fleet[seat.id].heard_at <= GONE_SECONDS
+
+    def _awaited(self, seat: Seat) -> Awaited:
+        if seat.member.replica.state != "ready" or seat.card is None:
+            return awaited(seat.member)
+        if seat.trouble is not None:
+            return Awaited(seat.id, seat.trouble)
+        silent_seconds = self._now() - self.fleet[seat.id].heard_at
+        return Awaited(seat.id, "it is connected to, and does not answer", silent_seconds)
 
     def _compare_models(self) -> None:
         """All that are used serve one model: the fleet's, for as long as any member served it last."""

@@ -62,6 +62,15 @@ class Seat:
         """Whether it answers questions: one that gets no more work still does."""
         return self.member.replica.presence.is_there and not self.is_refused
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it gets no orders though it is there; None where the fleet has nothing against it."""
+        if self.is_refused:
+            return "it serves another model than the others"
+        if self.is_renewed:
+            return "another process is to take its place"
+        return "it hung, or failed edits that others did" if self.is_hung else None
+
     def fails(self, order_id: str) -> None:
         """It failed an edit."""
         if len(self.failed) >= MAX_FAILED:

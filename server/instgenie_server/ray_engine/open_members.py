@@ -12,7 +12,7 @@ from instgenie_server.operator_error import OperatorError
 from instgenie_server.ray_engine.meant_cluster import keep_to_loopback
 
 if TYPE_CHECKING:
-    from instgenie_server.fleet.member import Member
+    from instgenie_server.fleet.member import Expect, Member
     from instgenie_server.settings import CacheSettings, EngineSettings
 
 
@@ -22,10 +22,12 @@ class NoRayError(OperatorError):
 
 @asynccontextmanager
 async def open_ray_members(
-    engine: EngineSettings, cache: CacheSettings, log_level: str = "info"
+    engine: EngineSettings, cache: CacheSettings, log_level: str = "info", expect: Expect = lambda _: None
 ) -> AsyncIterator[Sequence[Member]]:
     """Replicas that are being started side by side, of which at least one is ready. They are ended at the end.
 
+    Args:
+        expect: called with all of them, before any is ready.
     Raises:
         NoRayError: Ray is not installed.
         RayEngineError: there is no cluster.
@@ -41,5 +43,5 @@ async def open_ray_members(
         raise NoRayError(
             "engine.kind: ray is not installed: pip install -e '.[server,ray]' in the repository"
         ) from error
-    async with ray_members(engine, cache, log_level) as members:
+    async with ray_members(engine, cache, log_level, expect) as members:
         yield members

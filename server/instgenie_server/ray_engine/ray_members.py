@@ -11,7 +11,7 @@ import structlog
 
 import instgenie
 from instgenie_server.fleet.kept_members import KeptMember, kept_members
-from instgenie_server.fleet.member import Member
+from instgenie_server.fleet.member import Expect, Member
 from instgenie_server.ray_engine.cluster import RayEngineError, nodes_of_cluster, open_cluster
 from instgenie_server.ray_engine.node_caches import CacheLaunch, NodeCaches
 from instgenie_server.ray_engine.placement import Placement, place
@@ -26,7 +26,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def ray_members(engine: EngineSettings, cache: CacheSettings, log_level: str) -> AsyncIterator[Sequence[Member]]:
+async def ray_members(
+    engine: EngineSettings, cache: CacheSettings, log_level: str, expect: Expect
+) -> AsyncIterator[Sequence[Member]]:
     """See `open_ray_members`."""
     ignored = [f"engine.{name}" for name in ("trace", "devices") if getattr(engine, name) is not None]
     if ignored:
@@ -53,6 +55,7 @@ async def ray_members(engine: EngineSettings, cache: CacheSettings, log_level: s
         )
         async with NodeCaches(cache_launch) as caches:
             replicas = [RayReplica(str(i + 1), launch, placement, caches) for i in range(placement.replicas)]
+            expect([replica.member for replica in replicas])
             async with kept_members([KeptMember(replica.member, replica.process) for replica in replicas]) as members:
                 yield members
 

@@ -29,6 +29,7 @@ from instgenie.orders import (
 from instgenie_server.jobs.kept_tasks import KeptTasks
 from instgenie_server.presence import Presence
 from instgenie_server.processes.kept_process import Life
+from instgenie_server.processes.reminders import Reminders
 from instgenie_server.processes.restarts import Restarts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -114,6 +115,7 @@ class SupervisedReplica:
         answer_seconds: float = ANSWER_SECONDS,
         give_up_seconds: float = GIVE_UP_SECONDS,
         name: str | None = None,
+        reminders: Callable[[], Reminders] = Reminders,
     ) -> None:
         """Nothing is connected yet.
 
@@ -124,12 +126,13 @@ class SupervisedReplica:
                 to pin templates before it gets edits.
             give_up_seconds: that a process may be there and not be reached.
             name: in log lines, of one replica among others.
+            reminders: of a process that cannot be reached, when that is told again.
         """
         self.presence = Presence(is_there=False)
         self.state: ReplicaState = "starting"
         self._watchers: list[Callable[[], None]] = []
         self._log = log.bind(replica=name) if name else log
-        self._host, self._connect = host, connect
+        self._host, self._connect, self._reminders = host, connect, reminders
         self._answer_seconds, self._give_up_seconds = answer_seconds, give_up_seconds
         self._pauses = restarts or Restarts(random.random)
         self._replica: LinkedReplica | None = None
@@ -139,6 +142,7 @@ class SupervisedReplica:
         self._pinned: set[str] = set()
         self._forgotten: set[str] = set()  # while there was none
         self._reason = "it is not there yet"
+        self._away_since: float | None = time.monotonic()
         self._tasks = KeptTasks()
         self._task: asyncio.Task[None] | None = None
 
@@ -146,6 +150,16 @@ class SupervisedReplica:
     def is_connected(self) -> bool:
         """Whether there is one that answers, be it that it only finishes what it has."""
         return self._served is not None and self.state != "gone"
+
+    @property
+    def away_reason(self) -> str:
+        """Why there is none, or was none when there last was none."""
+        return self._reason
+
+    @property
+    def away_seconds(self) -> float:
+        """How long there has been none."""
+        return 0.0 if self._away_since is None else time.monotonic() - self._away_since
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Have this called when the state changes."""
@@ -274,16 +288,19 @@ class SupervisedReplica:
         tried: Life | None = None
         while True:
             life = await self._host.ready()
-            tell = self._log.debug  # one attempt after the other may fail for long
             if life is not tried:
-                tried, since, tell = life, time.monotonic(), self._log.warning
+                tried, since, reminders = life, time.monotonic(), self._reminders()
             try:
                 replica = await self._connect()
             except ReplicaError as error:
                 self._reason = str(error)
                 pause_seconds = self._pauses.seconds_after(0)
-                tell("the replica cannot be reached: it is tried again", reason=str(error))
-                if time.monotonic() - since >= self._give_up_seconds:
+                tried_seconds = time.monotonic() - since
+                tell = self._log.warning if reminders.is_due(tried_seconds) else self._log.debug
+                tell(
+                    "the replica cannot be reached: it is tried again", reason=str(error), seconds=round(tried_seconds)
+                )
+                if tried_seconds >= self._give_up_seconds:
                     self._host.give_up(life)
                 await _ended(life, pause_seconds)
                 continue
@@ -321,6 +338,7 @@ class SupervisedReplica:
             await asyncio.wait({leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
             self._let_go(replica)
             if not (replica.closed or life.ended.is_set()):
+                self._reason = "it takes no more edits"
                 self._log.info("the replica takes no more edits: it finishes those that it has")
             await asyncio.wait({closed, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -393,6 +411,10 @@ class SupervisedReplica:
         """Args:
         replica: that takes orders from now on; None where there is none.
         """
+        if replica is not None:
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = time.monotonic()
         self._replica, self.state = replica, state
         self.presence.change(is_there=replica is not None)
         for changed in self._watchers:

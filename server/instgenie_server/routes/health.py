@@ -7,10 +7,13 @@ import asyncio
 from aiohttp import web
 
 from instgenie import __version__
-from instgenie_server.app_keys import CACHE_METRICS, METRICS
+from instgenie_server.api_error import ApiError
+from instgenie_server.app_keys import AUTHENTICATOR, CACHE_METRICS, METRICS
 from instgenie_server.engine_slot import Engine
 from instgenie_server.fleet.standing import Standing
-from instgenie_server.routes.keys import ENGINE
+from instgenie_server.middleware import caller_of
+from instgenie_server.readiness import AwaitedReplica, ReadinessReply
+from instgenie_server.routes.keys import ENGINE, FIRST_REPLICAS
 from instgenie_server.routes.reply import json_reply
 from instgenie_server.schemas import HealthReply, ReplicaCounts
 
@@ -33,8 +36,26 @@ async def readyz(request: web.Request) -> web.Response:
     status = "starting" if slot.status == "ok" and engine is not None and not engine.presence.is_there else slot.status
     fleet = None if engine is None else engine.fleet
     replicas = None if fleet is None else ReplicaCounts(ready=fleet.num_ready, all=fleet.size)
-    reply = HealthReply(status=status, version=__version__, replicas=replicas)
+    awaited = await _awaited(request) if status != "draining" else None
+    reply = ReadinessReply(status=status, version=__version__, replicas=replicas, awaited=awaited)
     return json_reply(reply, status=200 if status == "ok" else 503)
+
+
+async def _awaited(request: web.Request) -> list[AwaitedReplica] | None:
+    """Replicas that take no edits. Their addresses and errors are not for everybody who may probe."""
+    app = request.app
+    engine = app[ENGINE].if_open
+    fleet = None if engine is None else engine.fleet
+    away = app[FIRST_REPLICAS].awaited() if fleet is None else fleet.awaited()
+    try:
+        if away:
+            await app[AUTHENTICATOR].identify(caller_of(request))
+    except ApiError:
+        return None
+    return [
+        AwaitedReplica(id=one.id, reason=one.reason, seconds=None if one.seconds is None else round(one.seconds, 1))
+        for one in away
+    ] or None
 
 
 @routes.get("/metrics")

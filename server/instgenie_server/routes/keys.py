@@ -7,9 +7,11 @@ from aiohttp import web
 from instgenie_server.access.pixel_budget import PixelBudget
 from instgenie_server.access.upload_permits import UploadPermits
 from instgenie_server.engine_slot import Engine, EngineSlot
+from instgenie_server.fleet.awaited import FirstReplicas
 from instgenie_server.intake.decode import PictureDecoder
 
 ENGINE = web.AppKey("engine", EngineSlot)
+FIRST_REPLICAS = web.AppKey("first_replicas", FirstReplicas)
 DECODER = web.AppKey("decoder", PictureDecoder)
 PIXELS = web.AppKey("pixels", PixelBudget)
 UPLOADS = web.AppKey("uploads", UploadPermits)

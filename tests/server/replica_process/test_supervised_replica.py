@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from instgenie.errors import MaskError, ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, HeldTemplate, Pixels, WarmOrder
+from instgenie_server.processes.reminders import Reminders
 from instgenie_server.processes.restarts import Restarts
 from instgenie_server.replica_process.supervised_replica import Elsewhere, SupervisedReplica
 from tests.server.replica_process.fake_host import FakeHost
@@ -50,6 +52,30 @@ async def test_it_is_there_once_the_process_is(host: FakeHost, replica: Supervis
     assert (await editing).image
     assert (await replica.stats()).running == 0
     assert replica.presence.returns == 0
+
+
+async def test_one_that_is_out_of_reach_is_told_again(host: FakeHost) -> None:
+    pauses = Restarts(lambda: 0.0, first_seconds=0.001)
+    # Due with the first attempt and with the third, as it goes on for no time that a test could rely on.
+    due = iter([True, False, True])
+
+    class Scripted(Reminders):
+        def is_due(self, seconds: float) -> bool:
+            assert seconds >= 0
+            return next(due)
+
+    host.failures = 3
+    with capture_logs() as logged:
+        async with SupervisedReplica(host, host.connect, pauses, reminders=Scripted) as replica:
+            starting = asyncio.create_task(replica.start())
+            life = host.run()
+            for _ in range(host.failures):  # the same process as far as anybody knows
+                host.lives.put_nowait(life)
+            await starting
+            assert replica.away_seconds == 0
+    told = [line for line in logged if line["event"].startswith("the replica cannot be reached")]
+    assert [line["log_level"] for line in told] == ["warning", "debug", "warning"]
+    assert all(line["reason"] == "nobody listens" and line["seconds"] >= 0 for line in told)
 
 
 async def test_what_it_was_busy_with_is_lost_when_its_process_ends(host: FakeHost, replica: SupervisedReplica) -> None:

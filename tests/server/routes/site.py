@@ -17,6 +17,7 @@ from PIL import Image
 from instgenie.orders import Replica
 from instgenie_server.app import OpenReplica, make_app
 from instgenie_server.engine_slot import Engine
+from instgenie_server.fleet.awaited import FirstReplicas
 from instgenie_server.routes.keys import ENGINE
 from instgenie_server.settings import Settings
 from tests.server.intake.pictures import noise, png
@@ -66,9 +67,11 @@ class Site:
 
 
 @asynccontextmanager
-async def running_site(settings: Settings, open_replica: OpenReplica, *, opened: bool = True) -> AsyncIterator[Site]:
+async def running_site(
+    settings: Settings, open_replica: OpenReplica, *, opened: bool = True, first_replicas: FirstReplicas | None = None
+) -> AsyncIterator[Site]:
     """A server; once it takes edits, where `opened`."""
-    app = make_app(settings, open_replica)
+    app = make_app(settings, open_replica, first_replicas)
     answered: list[tuple[str, str, int]] = []
 
     async def note(request: web.Request, response: web.StreamResponse) -> None:
