@@ -22,7 +22,7 @@ from instgenie_server.fleet.awaited import FirstReplicas
 from instgenie_server.fleet.fleet_replica import FleetReplica
 from instgenie_server.in_flight import InFlight
 from instgenie_server.intake.decode import PictureDecoder
-from instgenie_server.jobs import DispatcherSettings, open_jobs
+from instgenie_server.jobs import DispatcherSettings, locked_folder, open_jobs
 from instgenie_server.metrics import Metrics
 from instgenie_server.observed_replica import ObservedReplica
 from instgenie_server.order_maker import OrderMaker
@@ -60,9 +60,15 @@ def make_app(
     middleware.install(app)
     for surface in (health, models, openai, edits, templates, a1111, contract):
         app.add_routes(surface.routes)
-    app.cleanup_ctx.extend([_access, _intake, _cache_metrics, lambda app: _engine(app, open_replica)])
+    app.cleanup_ctx.extend([_data_folder, _access, _intake, _cache_metrics, lambda app: _engine(app, open_replica)])
     app.on_shutdown.append(_drain)
     return app
+
+
+async def _data_folder(app: web.Application) -> AsyncIterator[None]:
+    """Before anything is loaded: a second server on the folder is told at once."""
+    async with locked_folder(app[SETTINGS].data_dir):
+        yield
 
 
 async def _access(app: web.Application) -> AsyncIterator[None]:
@@ -113,7 +119,13 @@ async def _opened(app: web.Application, open_replica: OpenReplica) -> AsyncItera
         orders = OrderMaker(app[DECODER], limits.pixel_bytes)
         job_settings = DispatcherSettings(concurrency=running_jobs)
         async with open_jobs(
-            settings.data_dir, replica, orders.order, settings.retention, job_settings, on_failure=count_failure
+            settings.data_dir,
+            replica,
+            orders.order,
+            settings.retention,
+            job_settings,
+            on_failure=count_failure,
+            is_locked=True,
         ) as jobs:
 
             def begin_or_hold_up() -> None:

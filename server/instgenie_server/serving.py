@@ -23,6 +23,7 @@ from instgenie_server.heap import keep_freed_memory
 from instgenie_server.jobs import JobStoreError, PictureFileError
 from instgenie_server.logs import AccessLogger
 from instgenie_server.operator_error import OperatorError
+from instgenie_server.preflight import check_engine
 from instgenie_server.routes.keys import ENGINE
 from instgenie_server.settings import Settings
 
@@ -69,11 +70,13 @@ async def serve(
         first_replicas: knows what `open_replica` waits for.
     Raises:
         ReplicaStartError, CheckpointError: there is no replica, since the model cannot be loaded, for example.
+        SettingsError: the model's folder, a device or the trace file's folder is not there.
         ExposureError: the server would be open to the network without keys.
         AddressError: the address is taken, or none of this machine's.
         DataFolderError: another server works on the data folder, or it cannot be written.
     """
     check_exposure(settings, KeyFile(settings.data_dir).read())
+    await asyncio.to_thread(check_engine, settings.engine)
     keep_freed_memory()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,10 +96,10 @@ async def serve(
         loop.add_signal_handler(signal.SIGHUP, lambda: _hang_up(app, terminals, stopped))
     listening = await _listen(settings.host, settings.port)  # before the model is loaded, which takes a while
     try:
-        await runner.setup()
-        for listener in listening:
-            await web.SockSite(runner, listener).start()
         try:
+            await runner.setup()
+            for listener in listening:
+                await web.SockSite(runner, listener).start()
             await _first(app[ENGINE].opened(), stopped.wait())
         except (JobStoreError, PictureFileError) as error:
             raise DataFolderError(str(error)) from error

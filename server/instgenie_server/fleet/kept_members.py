@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from instgenie_server.fleet.member import Member, ReplicaStartError
-from instgenie_server.processes.kept_process import KeptProcess
+from instgenie_server.processes.kept_process import ERROR, KeptProcess
 
 RETRY_SECONDS = 60.0
 
@@ -31,7 +31,7 @@ class KeptMember:
             ReplicaStartError: it cannot be started.
         """
         if not await self.process.start():
-            raise ReplicaStartError(f"replica: {self.process.last_line.removeprefix('error: ')}")
+            raise ReplicaStartError(f"replica: {self.process.last_line.removeprefix(ERROR)}")
         await self.member.replica.start()
 
     async def start_late(self) -> None:
@@ -87,13 +87,13 @@ async def _any(starts: Sequence[asyncio.Task[None]]) -> None:
     Raises:
         ReplicaStartError: none will be.
     """
-    errors = []
+    reasons = []
     for start in asyncio.as_completed(starts):
         try:
             return await start
         except ReplicaStartError as error:
-            errors.append(error)
-    raise errors[0]
+            reasons.append(str(error))
+    raise ReplicaStartError("; ".join(dict.fromkeys(reasons)))
 
 
 async def _see_to(replica: KeptMember, start: asyncio.Task[None]) -> None:

@@ -13,6 +13,7 @@ from instgenie_server.jobs.errors import (
     StoreVersionError,
 )
 from instgenie_server.jobs.event_log import END_ID, EventKind, JobEvent, parse_event_id
+from instgenie_server.jobs.folder_lock import locked_folder
 from instgenie_server.jobs.job import MAX_ATTEMPTS, Job, JobState
 from instgenie_server.jobs.job_id import new_job_id
 from instgenie_server.jobs.job_store import JobPage
@@ -38,6 +39,7 @@ __all__ = [
     "MissingFileError",
     "PictureFileError",
     "StoreVersionError",
+    "locked_folder",
     "new_job_id",
     "open_jobs",
     "parse_event_id",

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from instgenie_server.jobs.errors import FolderInUseError, JobStoreError
 
 _NAME = "server.lock"
+
+
+@asynccontextmanager
+async def locked_folder(folder: Path) -> AsyncIterator[None]:
+    """Hold the folder's lock for the block; see `FolderLock.take`."""
+    lock = FolderLock(folder)
+    await asyncio.to_thread(lock.take)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class FolderLock:

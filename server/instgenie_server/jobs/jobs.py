@@ -19,7 +19,7 @@ from pathlib import Path
 from instgenie.orders import Replica, StepReport
 from instgenie_server.jobs.dispatcher import Dispatcher, DispatcherSettings, MakeOrder
 from instgenie_server.jobs.event_log import JobEvent
-from instgenie_server.jobs.folder_lock import FolderLock
+from instgenie_server.jobs.folder_lock import locked_folder
 from instgenie_server.jobs.job import Job, JobState
 from instgenie_server.jobs.job_events import JobEvents
 from instgenie_server.jobs.job_store import JobPage, JobStore
@@ -184,6 +184,8 @@ async def open_jobs(
     settings: DispatcherSettings,
     now: Callable[[], float] = time.time,
     on_failure: Callable[[], None] = lambda: None,
+    *,
+    is_locked: bool = False,
 ) -> AsyncIterator[Jobs]:
     """The jobs of a folder, running on the replica; what an earlier process left unfinished is taken up.
 
@@ -193,15 +195,15 @@ async def open_jobs(
         make_order: holds the order of a job, from its `params` and its image and mask, which it reads by digest.
         now: seconds since 1970.
         on_failure: see `Dispatcher`.
+        is_locked: whether the caller holds the folder's `FolderLock`; else it is held meanwhile.
 
     Raises:
         FolderInUseError: another server works on the folder.
         StoreVersionError: a newer version of this program has written it.
     """
     async with contextlib.AsyncExitStack() as stack:
-        lock = FolderLock(data_dir)
-        await asyncio.to_thread(lock.take)
-        stack.callback(lock.release)
+        if not is_locked:
+            await stack.enter_async_context(locked_folder(data_dir))
         files = PictureFiles(data_dir / "files")
         stack.push_async_callback(files.close)
         await files.open()

@@ -20,6 +20,7 @@ from instgenie_server.processes.restarts import Restarts
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 READY_LINE = "serving at "
+ERROR = "error: "  # begins the line that a program says last where it cannot go on
 MAX_LINE_CHARS = 500  # of the last line, which says why it ended
 
 Found = Callable[[], None]
@@ -110,7 +111,7 @@ class KeptProcess:
     Attributes:
         process_id: of the child, ready or not; None while there is none.
         lives: how often it became ready.
-        last_line: of what it wrote to its standard error.
+        last_line: of what it wrote to its standard error. Where it cannot be started, it is told nowhere else.
         is_hopeless: whether it could not be started in a way that would only repeat itself.
     """
 
@@ -136,6 +137,7 @@ class KeptProcess:
         self._restarts = restarts or Restarts(random.random)
         self._follow, self._launch = follow, launch
         self._log = log.bind(**command.labels)
+        self._last_words: str | None = None  # why it ends, until that is told
         self._served = asyncio.Event()  # at least once, by whomever
         self._failed_starts = 0  # before that
         self._process: ChildProcess | None = None
@@ -208,27 +210,34 @@ class KeptProcess:
             if self._follow is not None and await self._follow(self._served.set):
                 continue
             started, lives = time.monotonic(), self.lives
+            self._last_words = None
             code: int | None = None
             is_renewed = False
             try:
                 code, is_renewed = await self._run_once()
             except OSError as error:  # no process can be made
                 self.last_line = str(error)
+            except asyncio.CancelledError:
+                self._relay_last_words()
+                raise
             except Exception as error:  # noqa: BLE001 - what launches it fails: it is tried again all the same
                 self._log.exception(self._event("could not be started"))
                 self.last_line = str(error)
             if self.lives == lives:
                 self._fail_renewal()
             if is_renewed:
+                self._relay_last_words()
                 self._log.info(self._event("is renewed"))
                 continue
             wait_seconds = self._restarts.seconds_after(time.monotonic() - started)
-            self._log.warning(self._event("ended"), code=code, last_line=self.last_line)
             if not self._served.is_set():
                 self._failed_starts += 1
                 self.is_hopeless = code in self._command.final_codes
-                if self.is_hopeless or self._failed_starts >= self._command.attempts:
-                    return
+                if self.is_hopeless:
+                    return  # whoever wanted it started tells why not
+            self._log.warning(self._event("ended"), code=code, last_line=self.last_line)
+            if not self._served.is_set() and self._failed_starts >= self._command.attempts:
+                return
             await asyncio.sleep(wait_seconds)
 
     async def _run_once(self) -> tuple[int, bool]:
@@ -270,8 +279,17 @@ class KeptProcess:
                 self._renewal.set_result(None)
 
     def _logged(self, line: str) -> None:
+        self._relay_last_words()  # they were none
         self.last_line = line[:MAX_LINE_CHARS] or self.last_line
-        relay(line, self._command.logger, self._command.labels)
+        if line.startswith(ERROR) and len(line) <= MAX_LINE_CHARS:
+            self._last_words = line
+        else:
+            relay(line, self._command.logger, self._command.labels)
+
+    def _relay_last_words(self) -> None:
+        words, self._last_words = self._last_words, None
+        if words is not None:
+            relay(words, self._command.logger, self._command.labels)
 
     def _event(self, what: str) -> str:
         return f"the {self._command.name} {what}"
@@ -284,7 +302,7 @@ class KeptProcess:
 
     def _fail_renewal(self) -> None:
         if self._renewal is not None and not self._renewal.done():
-            self._renewal.set_exception(RenewError(self.last_line.removeprefix("error: ")))
+            self._renewal.set_exception(RenewError(self.last_line.removeprefix(ERROR)))
 
     def _kill_unready(self, process: ChildProcess) -> None:
         if self._life is None:

@@ -28,6 +28,10 @@ if mode == "refuses":
 if mode == "wrong usage":
     print("error: no such option", file=sys.stderr)
     sys.exit(2)
+if mode == "goes on":
+    for line in ("error: no disk", "but there is memory", "error: no memory either"):
+        print(line, file=sys.stderr)
+    sys.exit(2)
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if mode != "silent":
@@ -148,7 +152,8 @@ async def test_log_lines_tell_it_from_others(folder: Path) -> None:
         async with kept(command) as process:
             assert not await process.start()
     assert {line["replica"] for line in logged} == {"2"}
-    assert {line["event"] for line in logged} == {"the child ended", "error: no model there"}
+    assert {line["event"] for line in logged} == {"the child ended"}
+    assert {line["last_line"] for line in logged} == {"error: no model there"}  # which is told once
 
 
 async def test_one_that_does_not_answer_is_killed(folder: Path) -> None:
@@ -192,8 +197,16 @@ async def test_one_that_would_fail_again_is_given_up_at_once(folder: Path) -> No
     with capture_logs() as logged:
         async with kept(command_of(folder, "wrong usage")) as process:
             assert not await process.start()
-    assert [line["code"] for line in logged if line["event"] == "the child ended"] == [2]
+    assert logged == []  # it is for whoever wanted it started
     assert process.last_line == "error: no such option"
+
+
+async def test_an_error_that_is_not_its_last_word_is_told(folder: Path) -> None:
+    with capture_logs() as logged:
+        async with kept(command_of(folder, "goes on")) as process:
+            assert not await process.start()
+    assert [line["event"] for line in logged] == ["error: no disk", "but there is memory"]
+    assert process.last_line == "error: no memory either"
 
 
 async def test_one_that_does_not_become_ready_is_killed(folder: Path) -> None:

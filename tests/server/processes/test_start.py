@@ -55,16 +55,26 @@ def test_broken_model(tmp_path: Path) -> None:
     (folder / "model_index.json").write_text("{}")
     result = instgenie("serve", "--model", folder, "--data-dir", tmp_path / "data", "--port", "0", *SMALL)
     assert_refused(result, "replica: ", "names no vae")
+    assert result.stderr.count("names no vae") == 1
 
 
 def test_broken_model_in_the_servers_process(tmp_path: Path) -> None:
-    options = ("--model", tmp_path / "gone", "--data-dir", tmp_path, "--port", "0", "--replica", "inline", *SMALL)
-    assert_refused(instgenie("serve", *options), "model: ", "gone")
+    (tmp_path / "model_index.json").write_text("{}")
+    options = ("--model", tmp_path, "--data-dir", tmp_path, "--port", "0", "--replica", "inline", *SMALL)
+    assert_refused(instgenie("serve", *options), "model: ", str(tmp_path))
 
 
-def test_missing_model(tmp_path: Path) -> None:
-    result = instgenie("serve", "--model", tmp_path / "gone", "--data-dir", tmp_path, "--port", "0", *SMALL)
-    assert_refused(result, "replica: ", "gone")
+@pytest.mark.parametrize(
+    ("option", "missing"), [("--model", "gone"), ("--trace", "gone/trace.json"), ("--device", "cuda:999")]
+)
+def test_what_is_missing_is_told_at_once_and_once(
+    tiny_builtin: Path, tmp_path: Path, option: str, missing: str
+) -> None:
+    value = missing if option == "--device" else tmp_path / missing
+    options = ("--model", tiny_builtin, "--data-dir", tmp_path, "--port", "0", *SMALL, option, value)
+    result = instgenie("serve", *options)
+    assert_refused(result, missing.partition("/")[0])
+    assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
 def test_exposed_without_keys(tiny_builtin: Path, tmp_path: Path) -> None:
@@ -76,6 +86,7 @@ def test_folder_of_another_server(tiny_builtin: Path, tmp_path: Path) -> None:
     with ServerProcess(tiny_builtin, tmp_path / "data"):
         result = instgenie("serve", "--model", tiny_builtin, "--data-dir", tmp_path / "data", "--port", "0", *SMALL)
     assert_refused(result, "another server works on")
+    assert len(result.stderr.splitlines()) == 1, result.stderr  # nothing was loaded for it
 
 
 def test_folder_that_cannot_be_written(tiny_builtin: Path, tmp_path: Path) -> None:
@@ -83,6 +94,7 @@ def test_folder_that_cannot_be_written(tiny_builtin: Path, tmp_path: Path) -> No
     folder = tmp_path / "file" / "data"
     result = instgenie("serve", "--model", tiny_builtin, "--data-dir", folder, "--port", "0", *SMALL)
     assert_refused(result, str(tmp_path / "file"))
+    assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
 @pytest.mark.parametrize("missing", ["aiohttp", "uvloop", "aiosqlite"])
