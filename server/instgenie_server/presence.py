@@ -7,15 +7,9 @@ from collections.abc import Callable
 
 
 class Presence:
-    """Belongs to one event loop.
-
-    Attributes:
-        returns: how often one came after another had gone.
-    """
+    """Belongs to one event loop."""
 
     def __init__(self, *, is_there: bool = True) -> None:
-        self.returns = 0
-        self._came_before = is_there
         self._there = asyncio.Event()
         if is_there:
             self._there.set()
@@ -39,8 +33,6 @@ class Presence:
         if is_there == self.is_there:
             return
         if is_there:
-            self.returns += self._came_before
-            self._came_before = True
             self._there.set()
         else:
             self._there.clear()

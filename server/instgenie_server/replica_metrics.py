@@ -36,13 +36,15 @@ class ReplicaMetrics:
         self._busy_seconds = counter("busy_seconds", "Time that steps took.")
         self._stall_seconds = counter("stall_seconds", "Of it, time spent waiting for records.")
         self._ends = counter("ends", "Edits by their end.", "end")
-        self._restarts = gauge("restarts", "How often another process took the place of one.")
+        self._restarts = gauge("restarts", "How often another process took the place of one that had gone by itself.")
+        self._renewals = gauge("renewals", "How often another process took the place of one that was ended for it.")
 
     def update(self, standing: Standing) -> None:
         """Take over how one of them stands."""
         replica, stats = standing.id, standing.stats
         self._up.labels(replica).set(standing.state == "ready")
         self._restarts.labels(replica).set(standing.restarts)
+        self._renewals.labels(replica).set(standing.renewals)
         now = ReplicaStats() if stats is None else stats
         for phase in PHASES:
             self._edits.labels(replica, phase).set(getattr(now, phase))

@@ -107,7 +107,7 @@ STATS = ReplicaStats(
 
 def test_replicas(metrics: Metrics) -> None:
     metrics.set_replicas(
-        [Standing("1", "ready", STATS), Standing("2", "draining", ReplicaStats(running=1), restarts=3)]
+        [Standing("1", "ready", STATS), Standing("2", "draining", ReplicaStats(running=1), restarts=3, renewals=2)]
     )
     scrape = Scrape(metrics)
     phases = ("waiting", "running", "finishing")
@@ -119,6 +119,7 @@ def test_replicas(metrics: Metrics) -> None:
     assert [scrape(f"instgenie_replica_{name}", replica="1") for name in names] == [1, 2, 900, 10, 25, 2.5]
     assert scrape("instgenie_replica_stall_seconds_total", replica="1") == 0.5
     assert [scrape("instgenie_replica_restarts", replica=replica) for replica in "12"] == [0, 3]
+    assert [scrape("instgenie_replica_renewals", replica=replica) for replica in "12"] == [0, 2]
     assert scrape("instgenie_replica_up", replica="2") == 0
     assert scrape("instgenie_replica_edits", replica="2", phase="running") == 1
 

@@ -141,7 +141,7 @@ class FleetReplica:
 
         all_stats = await asyncio.gather(*(stats_of(seat) for seat in self._roster))
         return [
-            Standing(seat.id, seat.state, stats, seat.member.replica.presence.returns)
+            Standing(seat.id, seat.state, stats, seat.member.replica.restarts, seat.member.replica.renewals)
             for seat, stats in zip(self._roster, all_stats, strict=True)
         ]
 

@@ -14,10 +14,12 @@ class Standing:
 
     Attributes:
         stats: None where it did not tell.
-        restarts: how often another process took the place of one.
+        restarts: how often another process took the place of one that had gone by itself.
+        renewals: of one that was ended for it.
     """
 
     id: str
     state: ReplicaState
     stats: ReplicaStats | None = None
     restarts: int = 0
+    renewals: int = 0

@@ -105,6 +105,8 @@ class SupervisedReplica:
     Attributes:
         presence: whether there is one.
         state: ready where there is one. draining: it only finishes what it has. gone: there is none any more.
+        restarts: how often one came after another had gone by itself.
+        renewals: after another that was ended for it.
     """
 
     def __init__(
@@ -130,6 +132,8 @@ class SupervisedReplica:
         """
         self.presence = Presence(is_there=False)
         self.state: ReplicaState = "starting"
+        self.restarts = self.renewals = 0
+        self._came_before = False
         self._watchers: list[Callable[[], None]] = []
         self._log = log.bind(replica=name) if name else log
         self._host, self._connect, self._reminders = host, connect, reminders
@@ -332,8 +336,10 @@ class SupervisedReplica:
             await self._pin_again(replica)
             card = replica.model
             self._log.info("connected to the replica", model=card.name, revision=card.revision, device=card.device)
+            is_renewal = self._last_life is not None and self._last_life.is_renewed
             self._last, self._last_life = replica, life
             if not (replica.is_draining or replica.closed):
+                self._count_return(is_renewal=is_renewal)
                 self._become("ready", replica)
             await asyncio.wait({leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
             self._let_go(replica)
@@ -344,6 +350,13 @@ class SupervisedReplica:
         finally:
             for end in ends:
                 end.cancel()
+
+    def _count_return(self, *, is_renewal: bool) -> None:
+        if self._came_before and is_renewal:
+            self.renewals += 1
+        elif self._came_before:
+            self.restarts += 1
+        self._came_before = True
 
     async def _pin_again(self, replica: LinkedReplica) -> None:
         """Have it keep what the one before kept, and not what was dropped while there was none. A cache that hangs does

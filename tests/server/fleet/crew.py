@@ -57,6 +57,8 @@ class Place:
 
     async def _renew(self) -> None:
         self.renewals += 1
+        assert self.life is not None
+        self.life.is_renewed = True
         await self.kill()
         if not self.can_renew:
             raise RenewError("no memory")

@@ -98,6 +98,17 @@ async def test_a_model_of_which_nobody_else_has_another_one_is_taken() -> None:
         assert fleet.fleet.model.revision == "2"
 
 
+async def test_a_renewal_is_no_restart() -> None:
+    async with crew(2) as fleet:
+        await fleet[1].kill()
+        await fleet[1].run()
+        for _ in range(3):
+            fleet.fleet.renew()
+            await renewed()
+        standings = await fleet.fleet.standings(30)
+        assert [(one.restarts, one.renewals) for one in standings] == [(1, 3), (0, 3)]
+
+
 async def test_those_of_somebody_else_are_left_alone() -> None:
     async with crew(2) as fleet:
         fleet[1].member.renew = None

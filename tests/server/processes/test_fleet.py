@@ -28,7 +28,10 @@ RENEW_SECONDS = 200.0  # two processes that start while two clients' edits are c
 
 async def process_of(server: ServerProcess, session: aiohttp.ClientSession, name: str) -> int:
     """The newest process of a replica that was ready. The log that tells of it may come later than other answers."""
-    lives = 1 + await metric(session, f'instgenie_replica_restarts{{replica="{name}"}}')
+    counts = [
+        await metric(session, f'instgenie_replica_{kind}{{replica="{name}"}}') for kind in ("restarts", "renewals")
+    ]
+    lives = 1 + sum(counts)
     async with asyncio.timeout(60):
         while True:
             lines = [json.loads(line) for line in server.log().splitlines() if '"the replica is ready"' in line]
@@ -153,6 +156,7 @@ async def test_replicas_are_renewed_under_load(tiny_builtin: Path, tmp_path: Pat
         assert done > len(clients)
         second = await processes(server, session)
         assert all(second[name] != first[name] for name in NAMES)
+        assert [await metric(session, f'instgenie_replica_restarts{{replica="{name}"}}') for name in NAMES] == [0, 0]
         assert "lost its replica" not in server.log()
         assert "attempt 1 at job" not in server.log()
 

@@ -51,7 +51,7 @@ async def test_it_is_there_once_the_process_is(host: FakeHost, replica: Supervis
     (await host.links[0].edits.get()).succeed()
     assert (await editing).image
     assert (await replica.stats()).running == 0
-    assert replica.presence.returns == 0
+    assert (replica.restarts, replica.renewals) == (0, 0)
 
 
 async def test_one_that_is_out_of_reach_is_told_again(host: FakeHost) -> None:
@@ -100,7 +100,7 @@ async def test_what_it_was_busy_with_is_lost_when_its_process_ends(host: FakeHos
     assert (replica.model.name, replica.predicted_seconds(ORDER)) == ("scripted", 1)  # of the last one
     host.run()
     await replica.presence.wait()
-    assert replica.presence.returns == 1
+    assert (replica.restarts, replica.renewals) == (1, 0)
     editing = asyncio.create_task(replica.edit(ORDER, lambda _: None))
     (await host.links[1].edits.get()).succeed()
     await editing
