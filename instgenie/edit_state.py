@@ -12,6 +12,7 @@ from torch import Tensor
 from instgenie.conditioning import image_ids
 from instgenie.correction import Correction, Refresh
 from instgenie.fixed_inputs import FixedInputs
+from instgenie.known_velocity import KnownVelocity, extrapolate
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import ContextSource, Recorder, Segment
 from instgenie.pipeline.cost import SegmentShape
@@ -57,6 +58,8 @@ class EditState:
             the first.
         first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
         correction: of its template's records, from its last refresh.
+        extrapolated: steps that `leap` takes.
+        known: the velocities that were computed last, two at most; none where no step is extrapolated.
     """
 
     index: TokenIndex
@@ -69,6 +72,8 @@ class EditState:
     first_step: int = 0
     step: int = 0
     correction: Correction | None = None
+    extrapolated: frozenset[int] = frozenset()
+    known: tuple[KnownVelocity, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -184,17 +189,37 @@ def advance(
         own = list(islice(velocities, len(state.guidance.prompts)))
         if refresh is not None:
             state.correction = refresh.correction(state.step)
-        _update(state, index, state.guidance.combine(own))
+        velocity = state.guidance.combine(own).index_select(0, index.editable_among_active)
+        if state.extrapolated:
+            state.known = (*state.known[-1:], KnownVelocity(state.step, velocity))
+        _update(state, velocity)
 
 
-def _update(state: EditState, index: TokenIndex, velocity: Tensor) -> None:
-    """One Euler step on the editable tokens; the others go on along the trajectory."""
+def leap(state: EditState, most: int | None = None) -> int:
+    """Take the steps that come next and are not to be computed: how many.
+
+    Args:
+        most: of them; None takes all.
+    """
+    leaps = 0
+    while state.step in state.extrapolated and leaps != most:
+        before, last = state.known
+        _update(state, extrapolate(before, last, state.step))
+        leaps += 1
+    return leaps
+
+
+def _update(state: EditState, velocity: Tensor) -> None:
+    """One Euler step on the editable tokens; the others go on along the trajectory.
+
+    Args:
+        velocity: [E, C] float32, of the editable tokens.
+    """
     sigma, following = state.sigmas[state.step], state.sigmas[state.step + 1]
     moved = state.trajectory.at(following)
-    positions = index.editable_positions
-    change = velocity.index_select(0, index.editable_among_active)
+    positions = state.index.editable_positions
     start = state.latents.index_select(0, positions)
-    moved.index_copy_(0, positions, start + (following - sigma) * change)
-    state.pointed_at = start - sigma * change
+    moved.index_copy_(0, positions, start + (following - sigma) * velocity)
+    state.pointed_at = start - sigma * velocity
     state.latents = moved
     state.step += 1

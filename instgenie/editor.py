@@ -123,6 +123,7 @@ class Editor:
         timings = timings or EditTimings()
         with phase(timings, "encode_ms", name):
             state, template = self.encoder.encode(prepared)
+        state.extrapolated = prepared.extrapolated_steps
         running = RunningEdit(
             self.checkpoint,
             prepared.request,

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, inf
 
+from instgenie.step_cache import MAX_STEP_CACHE
+
 DEFAULT_HALO = 1
+DEFAULT_STEP_CACHE = 1  # every step is computed
 STEPS_A_REFRESH = 20
 MAX_REFRESHES = 1000  # as many as there can be steps
 
@@ -47,12 +50,13 @@ def mean_tokens(active_tokens: int, total_tokens: int, refreshes: int, steps: in
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSetting:
-    """What a halo and a number of refreshes give on a model's calibration cases: `scripts/bench/fidelity.py`.
+    """What a halo, refreshes and a step cache give on a model's calibration cases: `scripts/bench/fidelity.py`.
 
     Attributes:
         steps: of the edits that were measured.
         psnr_db: that nine edits of ten reach inside the mask, against the dense edit of the same seed.
         cost: tokens that an edit computes, as a share of the dense edit's, on average.
+        step_cache: of the edits that were measured.
 
     Raises:
         ValueError: a value outside its limits.
@@ -63,13 +67,16 @@ class MeasuredSetting:
     steps: int
     psnr_db: float
     cost: float
+    step_cache: int = DEFAULT_STEP_CACHE
 
     def __post_init__(self) -> None:
-        if any(type(count) is not int for count in (self.halo, self.refreshes, self.steps)):
-            raise ValueError(f"{self} was not measured: halo, refreshes and steps are whole numbers")
+        counts = (self.halo, self.refreshes, self.steps, self.step_cache)
+        if any(type(count) is not int for count in counts):
+            raise ValueError(f"{self} was not measured: halo, refreshes, steps and step_cache are whole numbers")
         if (
             min(self.halo, self.refreshes) < 0
-            or self.steps < 1
+            or min(self.steps, self.step_cache) < 1
+            or self.step_cache > MAX_STEP_CACHE
             or not 0 <= self.psnr_db < inf
             or not 0 < self.cost < inf
         ):
@@ -78,6 +85,10 @@ class MeasuredSetting:
     def refreshes_of(self, steps: int) -> int:
         """As many of an edit of so many steps, rounded up."""
         return min(steps, ceil(self.refreshes * steps / self.steps))
+
+    def step_cache_of(self, steps: int) -> int:
+        """Of an edit of so many steps: where they are fewer, and so farther apart, every one is computed."""
+        return self.step_cache if steps >= self.steps else DEFAULT_STEP_CACHE
 
 
 def cheapest(measured: Iterable[MeasuredSetting], psnr_db: float) -> MeasuredSetting | None:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instgenie.edit_cost import EditWork, edit_work
-from instgenie.fidelity import default_refreshes, mean_tokens
+from instgenie.fidelity import default_refreshes, mean_tokens, refresh_steps
 from instgenie.mask import Mask, bounding_box
 from instgenie.orders import EditOrder, ModelCard
+from instgenie.step_cache import MAX_STEP_CACHE, extrapolated_steps
 from instgenie.window import Window, choose_window
 
 
@@ -21,11 +22,12 @@ class OrderWork:
 
     Attributes:
         window: the part of the picture that the model will see.
-        steps: to take; strength counts.
+        steps: to compute, where the template is warm; strength counts.
         passes: of the model, each step.
         active_tokens: image tokens of a pass that are computed where the template is warm.
         total_tokens: image tokens of the window.
         refreshes: steps that compute all of them nevertheless.
+        extrapolated: of the edit's own steps, those that are not computed.
     """
 
     window: Window
@@ -34,6 +36,7 @@ class OrderWork:
     active_tokens: int
     total_tokens: int
     refreshes: int = 0
+    extrapolated: frozenset[int] = frozenset()
 
     @property
     def is_dense(self) -> bool:
@@ -63,13 +66,21 @@ def order_work(order: EditOrder, model: ModelCard) -> OrderWork:
         active = int(np.count_nonzero(_widened(_widened(touched, order.halo, 0), order.halo, 1)))
     schedule = model.steps if order.steps is None else order.steps
     steps = max(1, ceil(schedule * min(1.0, max(0.0, order.strength)) - 1e-9))  # as of `flow_sigmas`
+    refreshes = min(steps, default_refreshes(steps) if order.refreshes is None else max(0, order.refreshes))
+    if active == rows * columns:
+        refreshes = 0  # all is computed as it is
+    step_cache = min(MAX_STEP_CACHE, max(1, order.step_cache))
+    left_out: frozenset[int] = frozenset()
+    if step_cache > 1:
+        left_out = extrapolated_steps(step_cache, steps, refresh_steps(refreshes, steps))
     return OrderWork(
         window=window,
-        steps=steps,
+        steps=steps - len(left_out),
         passes=_passes_of(order, model),
         active_tokens=active,
         total_tokens=rows * columns,
-        refreshes=default_refreshes(steps) if order.refreshes is None else max(0, order.refreshes),
+        refreshes=refreshes,
+        extrapolated=left_out,
     )
 
 

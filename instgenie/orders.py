@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from instgenie.fidelity import DEFAULT_HALO, MeasuredSetting
+from instgenie.fidelity import DEFAULT_HALO, DEFAULT_STEP_CACHE, MeasuredSetting
 
 CachePolicy = Literal["auto", "only", "off"]
 OutputFormat = Literal["png", "webp", "jpeg"]
@@ -63,6 +63,7 @@ class EditOrder:
     strength: float = 1.0
     halo: int = DEFAULT_HALO
     refreshes: int | None = None
+    step_cache: int = DEFAULT_STEP_CACHE
     feather: int = 0
     template_prompt: str = ""
     template_seed: int = 0
@@ -91,6 +92,7 @@ class PhaseTimings:
     Attributes:
         queue_ms: not in any phase: waiting for its turn.
         stall_ms: of `denoise_ms`, waiting for records.
+        steps: that were taken, extrapolated ones included.
         batch: edits in a step of this one, itself included, on average.
     """
 
@@ -108,6 +110,7 @@ class PhaseTimings:
     stall_ms: float = 0.0
     batch: float = 1.0
     refreshes: int = 0
+    extrapolated_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instgenie.fidelity import default_refreshes, refresh_steps
 from instgenie.request import EditRequest
+from instgenie.step_cache import extrapolated_steps
 from instgenie.token_index import TokenIndex
 from instgenie.window import Window
 
@@ -41,6 +42,11 @@ class PreparedEdit:
         asked = self.request.refreshes
         refreshes = default_refreshes(self.steps) if asked is None else asked
         return frozenset(refresh_steps(refreshes, self.steps) if self.is_cached else ())
+
+    @property
+    def extrapolated_steps(self) -> frozenset[int]:
+        """Of its own steps, those that are not computed."""
+        return extrapolated_steps(self.request.step_cache, self.steps, self.refresh_steps)
 
     @property
     def is_cached(self) -> bool:

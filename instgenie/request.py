@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from instgenie.errors import MaskError, ParameterError
-from instgenie.fidelity import DEFAULT_HALO, MAX_REFRESHES
+from instgenie.fidelity import DEFAULT_HALO, DEFAULT_STEP_CACHE, MAX_REFRESHES
 from instgenie.mask import Mask
 from instgenie.orders import ServingTier
 from instgenie.parameter_checks import (
@@ -21,6 +21,7 @@ from instgenie.parameter_checks import (
     check_text,
     check_whole,
 )
+from instgenie.step_cache import MAX_STEP_CACHE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +38,8 @@ class EditRequest:
         halo: tokens computed around the masked ones.
         refreshes: steps that compute all tokens, so that records are corrected by what the edit changes around it; None
             takes `default_refreshes`.
+        step_cache: after the first steps one in so many is computed, and the velocities of those between are
+            extrapolated; 1 computes every step. Dense edits follow it, too.
         feather: width in pixels of the blend inside the mask's border.
         cached: compute masked tokens with the template's records; False computes all tokens (dense).
         must_hit: fail where the template's records are not there, instead of making them.
@@ -59,6 +62,7 @@ class EditRequest:
     strength: float = 1.0
     halo: int = DEFAULT_HALO
     refreshes: int | None = None
+    step_cache: int = DEFAULT_STEP_CACHE
     feather: int = 0
     template_seed: int = 0
     template_prompt: str = ""
@@ -85,6 +89,7 @@ class EditRequest:
         check_whole("halo", self.halo, 0, MAX_HALO_TOKENS)
         if self.refreshes is not None:
             check_whole("refreshes", self.refreshes, 0, MAX_REFRESHES)
+        check_whole("step_cache", self.step_cache, 1, MAX_STEP_CACHE)
         check_whole("feather", self.feather, 0, MAX_FEATHER_PIXELS)
 
 
@@ -101,6 +106,7 @@ class EditTimings:
             tier that the cache has to take one from. None where the edit did not find the template's records.
         dense_steps: that computed all tokens.
         refreshes: of them, those that did so to correct the records.
+        extrapolated_steps: that were not computed, and have no time in `step_ms`.
         tokens_active: tokens computed at a step that the cache served, else all of them.
         stall_ms: of `denoise_ms`, waiting for records.
         full_blocks: blocks that were planned to compute all tokens, rather than wait for their records, over all steps.
@@ -114,6 +120,7 @@ class EditTimings:
     step_ms: list[float] = field(default_factory=list)
     dense_steps: int = 0
     refreshes: int = 0
+    extrapolated_steps: int = 0
     tokens_active: int = 0
     tokens_total: int = 0
     tier: ServingTier | None = None

@@ -15,13 +15,14 @@ from instgenie.batch_step import run_step
 from instgenie.canvas import paste_back, to_picture
 from instgenie.checkpoint import Checkpoint
 from instgenie.correction import Refresh
-from instgenie.edit_state import EditState, segment_shapes
+from instgenie.edit_state import EditState, leap, segment_shapes
 from instgenie.edit_step import EditStep, WatchedContext
 from instgenie.lane import Lane
 from instgenie.pipeline.cost import SegmentShape
 from instgenie.pipeline.planner import StepPlan
 from instgenie.pipeline.step_planner import StepPlanner
 from instgenie.request import EditRequest, EditResult, EditTimings
+from instgenie.step_cache import next_computed
 from instgenie.template import Template
 from instgenie.template_reader import TemplateReader
 from instgenie.tracing import current_tracer
@@ -50,7 +51,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     Attributes:
         timings: grows with every step.
-        taken: steps that were taken.
+        taken: steps that were computed.
         template: whose records can serve it.
         state: what it carries from step to step.
         device_ms: of the device's time, what this edit's share of its steps took.
@@ -120,13 +121,24 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     @property
     def masked_shapes(self) -> Sequence[SegmentShape]:
-        """What its segments compute in a block of a masked step."""
+        """What its segments compute in a block of a masked step that is not extrapolated."""
         return self._shapes
 
     @property
     def is_refreshed_next(self) -> bool:
         """Whether its next step computes all tokens, though there are records."""
         return self.step in self._refresh_steps
+
+    @property
+    def landings(self) -> list[int]:
+        """How many steps it may have taken when a batch's step is over, whether or not it rides with a lane."""
+        computed = (step for step in range(self.steps) if step not in self.state.extrapolated)
+        return [next_computed(step + 1, self.state.extrapolated) for step in computed]
+
+    @property
+    def is_extrapolated_next(self) -> bool:
+        """Whether its next step computes nothing."""
+        return self.step in self.state.extrapolated
 
     @property
     def must_hit(self) -> bool:
@@ -169,6 +181,8 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     def shapes(self, *, is_dense: bool) -> Sequence[SegmentShape]:
         """What its segments compute in a block of the next step, blocks of a full prefix excepted."""
+        if self.is_extrapolated_next:
+            return []
         is_dense = is_dense or self.is_refreshed_next or (self._reader is None and self.lane is None)
         return [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
 
@@ -182,6 +196,8 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
             is_dense: compute all tokens.
         """
         state, reader, before = self.state, self._reader, replace(self.state)
+        if self.is_extrapolated_next:
+            return EditStep(before, None, is_extrapolated=True)
         if is_dense:
             return EditStep(before, None)
         positions = state.index.context_positions
@@ -195,8 +211,9 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
             opened = reader.open(state.record_step, positions, self._shapes, beside, takes_all=takes_all)
         if reader is None or opened is None:
             return EditStep(before, None)
-        if self.step + 1 < self.steps:
-            reader.load_ahead(state.record_step + 1)
+        following = next_computed(self.step + 1, state.extrapolated)
+        if following < self.steps:
+            reader.load_ahead(state.first_step + following)
         source = None if opened.context is None else WatchedContext(opened.context)
         return EditStep(before, source, opened.full_blocks, opened, self._refresh(source))
 
@@ -207,14 +224,22 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
             self._reader.abandon(step.error)
 
     def keep_step(self, step: EditStep) -> bool:
-        """The step was computed: whether that counts; else the edit is as it was before."""
-        if step.opened is None or self._reader is None or self._reader.finish():
-            return True
-        self.state = step.before
-        return False
+        """The step was computed: whether that counts; else the edit is as it was before.
+
+        Extrapolated steps that come next are taken with it, but where a lane sets the pace: the edit must not come
+        ahead of what the lane has recorded.
+        """
+        if step.opened is not None and self._reader is not None and not self._reader.finish():
+            self.state = step.before
+            return False
+        most = None if self.lane is None else int(step.is_extrapolated)
+        self.timings.extrapolated_steps += leap(self.state, most)
+        return True
 
     def rows(self, step: EditStep) -> int:
         """Tokens that the step computed, over all passes, a full prefix not counted."""
+        if step.is_extrapolated:
+            return 0
         is_dense = step.context is None
         shapes = [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
         return sum(shape.text_tokens + shape.active_tokens for shape in shapes)
@@ -231,6 +256,9 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         if self.state is step.before:
             return
         timings, opened = self.timings, step.opened
+        timings.denoise_ms += step_ms
+        if step.is_extrapolated:
+            return
         if step.refresh is not None:
             timings.refreshes += 1
         if step.refresh is not None or (opened is None and step.context is None):
@@ -241,7 +269,6 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         self.taken.append(TakenStep(step_ms, step.stall_ms, plan))
         self._batches += batch
         timings.step_ms.append(step_ms)
-        timings.denoise_ms += step_ms
         timings.stall_ms += step.stall_ms
         timings.full_blocks += 0 if plan is None else plan.full_prefix
 

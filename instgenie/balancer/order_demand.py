@@ -27,6 +27,7 @@ def order_demand(order: EditOrder, card: ModelCard) -> EditDemand:
         id=order.id,
         template=template_name(order, card, work.window.box),
         steps=work.steps,
+        extrapolated=work.extrapolated,
         passes=work.passes,
         text_tokens=card.text_tokens,
         active_tokens=work.mean_tokens,  # steps are priced alike

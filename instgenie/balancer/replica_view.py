@@ -122,7 +122,7 @@ class ReplicaView:
             edit.began = now
         elif (edit := self._running.get(edit_id)) is None:
             return
-        left = edit.demand.steps - step
+        left = edit.demand.steps - edit.demand.computed(step)
         if edit.end is not None and edit.end - left == self.steps + 1:
             self.steps += 1  # the first to tell of the batch's next step; those beside it have taken it too
             if self._waiting and self._has_room():  # who waits was planned to begin

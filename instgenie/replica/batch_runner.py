@@ -215,7 +215,7 @@ class BatchRunner:
         job.edit = self._editor.encode(prepared, name=job.name)
         await_device(self._editor.checkpoint.forward.device)  # what it takes is the encoding's, not the next step's
         job.prepared = None
-        job.preview_steps = preview_steps(job.edit.steps, job.previews)
+        job.preview_steps = preview_steps(job.edit.landings, job.previews)
         self._lanes.open(job, self._on_missing)
         job.reports.add(StepReport(0, job.edit.steps))
 
@@ -229,6 +229,7 @@ class BatchRunner:
         edits = [(job, job.edit) for job in jobs if job is not None and job.edit is not None]
         planner, running = self._editor.shelf.planner, [edit for _, edit in edits]
         expected = expected_step(None if planner is None else planner.costs, running)
+        before = [edit.step for edit in running]
         outcome, failed = self._compute(running, batch)
         if not batch.lanes and not failed:
             self.costs.observe_step(running, expected, outcome)
@@ -237,9 +238,11 @@ class BatchRunner:
             stuck = frozenset(job.id for job, edit in edits if edit in outcome.stuck)
             failed_lanes, rerouted = self._lanes.after_step()
             ended = frozenset(job.id for job, edit in edits if edit in failed)
+            leaps = {job.id: edit.step - step - 1 for (job, edit), step in zip(edits, before, strict=True)}
             self._scheduler.update(
                 StepResult(
                     seconds=outcome.ms / 1000,
+                    leaps={job: steps for job, steps in leaps.items() if steps > 0},
                     stuck=stuck,
                     rerouted={job: route for job, route in rerouted.items() if job not in ended},
                     failed=ended,
@@ -393,9 +396,10 @@ class BatchRunner:
                 denoise_ms=timings.denoise_ms,
                 decode_ms=timings.decode_ms,
                 cache=timings.cache,
-                steps=len(timings.step_ms),
+                steps=edit.step,
                 dense_steps=timings.dense_steps,
                 refreshes=timings.refreshes,
+                extrapolated_steps=timings.extrapolated_steps,
                 tokens_active=timings.tokens_active,
                 tokens_total=timings.tokens_total,
                 tier=timings.tier,

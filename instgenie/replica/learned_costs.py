@@ -51,13 +51,14 @@ class LearnedCosts:
     def observe(self, edit: RunningEdit) -> None:
         """Learn from an edit that was decoded."""
         timings, passes = edit.timings, edit.passes
-        masked_steps = edit.steps - timings.dense_steps
+        computed = edit.steps - timings.extrapolated_steps
+        masked_steps = computed - timings.dense_steps
         tokens = passes * (masked_steps * timings.tokens_active + timings.dense_steps * timings.tokens_total)
-        text_rows = edit.steps * sum(shape.text_tokens for shape in edit.shapes(is_dense=True))
+        text_rows = computed * sum(shape.text_tokens for shape in edit.shapes(is_dense=True))
         edge_seconds = (timings.encode_ms + timings.decode_ms) / 1000
         seconds = edit.device_ms / 1000 + edge_seconds
-        self.edit_cost.observe(EditWork(passes * edit.steps, tokens), seconds)
-        self._row_cost.observe(EditWork(edit.steps, tokens + text_rows), seconds)
+        self.edit_cost.observe(EditWork(passes * computed, tokens), seconds)
+        self._row_cost.observe(EditWork(computed, tokens + text_rows), seconds)
         if self._edge_seconds is None:
             self._edge_seconds = edge_seconds
         else:

@@ -319,6 +319,7 @@ class LocalReplica:
             total_tokens=index.num_tokens,
             num_bytes=self._size.num_bytes(prepared),
             refresh_steps=prepared.refresh_steps,
+            extrapolated_steps=prepared.extrapolated_steps,
         )
 
     def _load_planner(self) -> None:

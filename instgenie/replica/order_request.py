@@ -46,6 +46,7 @@ def to_request(order: EditOrder) -> EditRequest:
         strength=order.strength,
         halo=order.halo,
         refreshes=order.refreshes,
+        step_cache=order.step_cache,
         feather=order.feather,
         template_prompt=order.template_prompt,
         template_seed=order.template_seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -32,6 +33,11 @@ def encode_picture(picture: Image.Image, output: Output) -> bytes:
     return file.getvalue()
 
 
-def preview_steps(steps: int, previews: int) -> frozenset[int]:
-    """After which steps a preview is made: evenly spread, never after the last."""
-    return frozenset(round(steps * (i + 1) / (previews + 1)) for i in range(previews)) - {0, steps}
+def preview_steps(landings: Sequence[int], previews: int) -> frozenset[int]:
+    """After how many steps a preview is made: evenly spread, never after the last.
+
+    Args:
+        landings: how many steps were taken, each time the edit can be looked at, in rising order.
+    """
+    spread = {round(len(landings) * (i + 1) / (previews + 1)) for i in range(previews)} - {0, len(landings)}
+    return frozenset(landings[number - 1] for number in spread)

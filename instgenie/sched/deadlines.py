@@ -90,4 +90,4 @@ class Deadlines:
 
 
 def _rows_left(edit: TrackedEdit) -> int:
-    return Pace.rows_in_all(edit.steps_left, edit.task.rows(edit.route))  # refreshes may be behind it
+    return Pace.rows_in_all(edit.computed_left, edit.task.rows(edit.route))  # refreshes may be behind it

@@ -166,7 +166,7 @@ class Scheduler:
             self.drop(edit_id)
         for edit_id, edit in packing.edits.items():
             if self._edits.get(edit_id) is edit and edit_id not in result.stuck:
-                edit.taken += 1
+                edit.taken += 1 + result.leaps.get(edit_id, 0)
                 if not edit.steps_left:
                     self._leave_lane(edit)
                     self._stages.forget(edit_id)
@@ -316,7 +316,7 @@ class Scheduler:
             and not self._has_other_work()
             and not self._edits.of("finished")
             and self._next_to_encode() is None
-            and not any(edit.has_refreshes_left for edit in running)
+            and not any(edit.has_refreshes_left or edit.is_extrapolated_next for edit in running)
         ):
             self._settled = _Settled(batch, packing, self._edits.changes)
 

@@ -77,6 +77,7 @@ class StepResult:
         rerouted: edits that go on another way: what their records or their lane were to give has to be computed.
         failed: edits that are over, because something of their own went wrong.
         failed_lanes: templates whose recording is over; edits that ride with them are in `rerouted`.
+        leaps: steps that edits took besides, without computing them.
     """
 
     seconds: float = 0.0
@@ -84,6 +85,7 @@ class StepResult:
     rerouted: Mapping[str, Route] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
     failed_lanes: frozenset[str] = frozenset()
+    leaps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class EditTask:
         total_tokens: image tokens of each pass in a dense one.
         num_bytes: of device memory that it holds from its encoding until it is decoded.
         refresh_steps: of its own steps, those that compute all tokens, whatever its route.
+        extrapolated_steps: of its own steps, those that compute nothing. They are taken with the one before, or with a
+            step of the lane that the edit rides with.
     """
 
     id: str
@@ -44,6 +46,7 @@ class EditTask:
     total_tokens: int
     num_bytes: int
     refresh_steps: frozenset[int] = frozenset()
+    extrapolated_steps: frozenset[int] = frozenset()
 
     @property
     def order(self) -> float:

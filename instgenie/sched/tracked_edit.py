@@ -35,14 +35,22 @@ class TrackedEdit:
     @property
     def rows(self) -> int:
         """Tokens that its next step computes."""
+        if self.is_extrapolated_next:
+            return 0
         return self.task.rows("dense" if self.taken in self.task.refresh_steps else self.route)
+
+    @property
+    def is_extrapolated_next(self) -> bool:
+        """Whether its next step computes nothing."""
+        return self.taken in self.task.extrapolated_steps
 
     @property
     def usual_rows(self) -> int:
         """Tokens that its steps compute on average, rounded up: what its tenant is charged for each."""
         task, refreshes = self.task, len(self.task.refresh_steps)
-        more = task.rows("dense") - task.rows(self.route)
-        return task.rows(self.route) - (-refreshes * more // task.steps)
+        usual = task.rows(self.route)
+        computed = task.steps - len(task.extrapolated_steps)
+        return -(-(computed * usual + refreshes * (task.rows("dense") - usual)) // task.steps)
 
     @property
     def has_refreshes_left(self) -> bool:
@@ -53,6 +61,11 @@ class TrackedEdit:
     def steps_left(self) -> int:
         """Steps that it has to take."""
         return self.task.steps - self.taken
+
+    @property
+    def computed_left(self) -> int:
+        """Of them, those that will be computed."""
+        return self.steps_left - sum(step >= self.taken for step in self.task.extrapolated_steps)
 
     @property
     def template_step(self) -> int:

@@ -67,7 +67,12 @@ def measured_settings(figures: Mapping[str, Mapping[str, float | int]], steps: i
     """What clients can choose from: settings that no other one beats in both likeness and cost."""
     rows = [
         MeasuredSetting(
-            one.halo, refreshes_of(one, steps), steps, round(row["psnr_p10_db"], 1), round(float(row["cost"]), 3)
+            one.halo,
+            refreshes_of(one, steps),
+            steps,
+            round(row["psnr_p10_db"], 1),
+            round(float(row["cost"]), 3),
+            one.step_cache,
         )
         for one in SETTINGS
         if one.is_plain and (row := figures.get(one.name)) is not None and row["n"] >= FEWEST_CASES

@@ -65,8 +65,9 @@ class Edits:
         with _learning(setting):
             result = self._editor(setting).edit(self._request(request, setting))
         timings = result.timings
-        steps = len(timings.step_ms)
-        tokens = timings.dense_steps * timings.tokens_total + (steps - timings.dense_steps) * timings.tokens_active
+        computed = len(timings.step_ms)
+        steps = computed + timings.extrapolated_steps
+        tokens = timings.dense_steps * timings.tokens_total + (computed - timings.dense_steps) * timings.tokens_active
         return np.asarray(result.picture), tokens / (steps * timings.tokens_total)
 
     def errors(self, request: EditRequest, settings: Sequence[Setting]) -> dict[str, list[float]]:
@@ -104,7 +105,13 @@ class Edits:
         steps = request.steps or self.checkpoint.settings.steps
         template_prompt = request.prompt if setting.caption else ""
         refreshes = refreshes_of(setting, steps)
-        return replace(request, halo=setting.halo, refreshes=refreshes, template_prompt=template_prompt)
+        return replace(
+            request,
+            halo=setting.halo,
+            refreshes=refreshes,
+            step_cache=setting.step_cache,
+            template_prompt=template_prompt,
+        )
 
 
 def _learning(setting: Setting | None) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ class Setting:
 
     Attributes:
         halo, refreshes: of the edit; None are as many refreshes as by default.
+        step_cache: of the edit: one step of so many is computed.
         codec, drift: of records.
         caption: whether the template is recorded with the edit's own prompt, instead of an empty one.
         dense: steps that compute all tokens, in place of refreshes: nothing is learnt from them.
@@ -30,6 +31,7 @@ class Setting:
     name: str
     halo: int = 1
     refreshes: int | None = None
+    step_cache: int = 1
     codec: CodecName = "raw"
     drift: float = 0.0
     caption: bool = False
@@ -39,7 +41,7 @@ class Setting:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is but a halo and refreshes, which a client can choose."""
+        """Whether it is but a halo, refreshes and a step cache, which a client can choose."""
         return (self.codec, self.drift, self.caption, self.dense) == ("raw", 0.0, False, None)
 
 
@@ -59,10 +61,16 @@ SETTINGS = (
     Setting("halo 3", 3, 0),
     Setting("halo 0, 1 refresh", 0, 1),
     Setting("halo 2, 1 refresh", 2, 1),
-    Setting("halo 1, 2 refreshes", 1, 2),
-    Setting("halo 1, 3 refreshes", 1, 3),
-    Setting("halo 1, 5 refreshes", 1, 5),
-    Setting("halo 2, 4 refreshes", 2, 4),
+    Setting("halo 1, 2 refreshes", 1, 2, every=4),
+    Setting("halo 1, 3 refreshes", 1, 3, every=4),
+    Setting("halo 1, 5 refreshes", 1, 5, every=4),
+    Setting("halo 2, 4 refreshes", 2, 4, every=4),
+    Setting("default, step cache 2", step_cache=2, every=2, is_ranked=True),
+    Setting("default, step cache 3", step_cache=3, every=2),
+    Setting("default, step cache 4", step_cache=4, every=4),
+    Setting("halo 1, no refresh, step cache 2", 1, 0, step_cache=2, every=4),
+    Setting("halo 1, 3 refreshes, step cache 2", 1, 3, step_cache=2, every=4),
+    Setting("halo 1, 3 refreshes, step cache 3", 1, 3, step_cache=3, every=4),
     Setting("halo 1, first step dense", 1, dense=_first(1)),
     Setting("halo 1, first 2 steps dense", 1, dense=_first(2)),
     Setting("halo 1, first 5 steps dense", 1, dense=_first(5)),

@@ -55,7 +55,8 @@ MEDIUM_ROWS = (
     "ours",
     "ours, int8",
     "ours, batches of 4",
-    "ours, 1 step in 3 computed",
+    "ours, step cache 2",
+    "ours, step cache 3",
 )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from bench.peers_caches import batched_caches, cached, calibrated_ratios, sequential_caches
-from bench.peers_ours import MaskedAlone, OurEdits, SparseEdits
+from bench.peers_ours import MaskedAlone, OurEdits
 from bench.peers_pipeline import DiffusersEdits
 from instgenie.checkpoint import Checkpoint
 from instgenie.codecs import CodecName
@@ -25,7 +25,7 @@ REFERENCE, OURS = "diffusers, one by one", "ours"
 BATCH = 4
 HALOS = (0, 1, 2)
 RECORDS: tuple[tuple[CodecName, float], ...] = (("int8", 0.0), ("raw", 0.14), ("int8", 0.26))
-INTERVALS = (2, 3)
+STEP_CACHES = (2, 3, 4)
 _STORE_BYTES = 3 << 30  # of a batch of the medium model's templates
 
 
@@ -103,5 +103,6 @@ def _by_ours(checkpoint: Checkpoint, stack: ExitStack) -> list[System]:
     for codec, drift in RECORDS:
         found.append(row(f"ours, {codec}" + f", drift {drift:g}" * bool(drift), OurEdits(editor(codec, drift))))
     found.append(row("ours, batches of 4", usual, BATCH))
-    found += [row(f"ours, 1 step in {interval} computed", SparseEdits(raw, interval)) for interval in INTERVALS]
+    found += [row(f"ours, step cache {steps}", OurEdits(raw, step_cache=steps)) for steps in STEP_CACHES]
+    found.append(row("ours, dense, step cache 2", OurEdits(raw, cached=False, step_cache=2)))
     return found

@@ -9,7 +9,7 @@ _NOTES = {
     "diffusers, context not kept": "leaves out what diffusers' inpaint pipeline does after every step",
     "masked tokens alone, no records": "shows the model nothing beside the mask and its halo",
     "ours, halo 1, no refresh": "has no step that computes all tokens to correct the records by",
-    "ours, 1 step in 2 computed": "extrapolates the steps between on a line, like TaylorSeer, on masked tokens",
+    "ours, step cache 2": "computes one step in 2 and extrapolates the others, as TaylorSeer does, of masked tokens",
 }
 
 

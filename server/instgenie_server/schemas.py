@@ -131,10 +131,11 @@ class TemplateList(_Reply):
 
 
 class MeasuredFidelity(_Reply):
-    """How close edits come to dense ones with a halo and a number of refreshes."""
+    """How close edits come to dense ones with a halo, a number of refreshes and a step cache."""
 
     halo: int
     refreshes: int
+    step_cache: int
     steps: int = Field(description="Of the edits that were measured.")
     psnr_db: float = Field(description="That nine edits of ten reach inside the mask.")
     cost: float = Field(description="Tokens computed, as a share of the dense edit's.")

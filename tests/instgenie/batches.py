@@ -166,6 +166,7 @@ class Rider:
     strength: float = 1.0
     halo: int = 0
     refreshes: int = 0
+    step_cache: int = 1
     service: Service = "records"
     joins: int = 0
     leaves: int | None = None
@@ -186,6 +187,7 @@ class Rider:
             strength=self.strength,
             halo=self.halo,
             refreshes=self.refreshes,
+            step_cache=self.step_cache,
             cached=self.service != "dense",
         )
 
@@ -205,27 +207,28 @@ def riders() -> st.SearchStrategy[Rider]:
         box=boxes() | st.just((0, 0, 64, 64)),
         prompt=st.sampled_from(["", "a pear", "the sea at night"]),
         seed=st.integers(0, 3),
-        steps=st.integers(1, 4),
+        steps=st.integers(1, 6),
         guidance=st.sampled_from([None, 0.0, 1.0, 4.5]),
         strength=st.sampled_from([0.3, 0.6, 1.0]),
         halo=st.integers(0, 2),
         refreshes=st.integers(0, 4),
+        step_cache=st.sampled_from([1, 1, 2, 3]),
         service=st.sampled_from(["dense", "records", "lane"]),
         joins=st.integers(0, 5),
         leaves=st.none() | st.integers(1, 4),
     )
 
 
-def latents_alone(checkpoint: Checkpoint, riders: Sequence[Rider], codec: CodecName) -> list[list[Tensor]]:
-    """Latents [L, C] of each request after each of its steps, where nothing else runs."""
+def latents_alone(checkpoint: Checkpoint, riders: Sequence[Rider], codec: CodecName) -> list[dict[int, Tensor]]:
+    """Latents [L, C] of each request by how many steps it has taken, where nothing else runs."""
     editor = an_editor(checkpoint, codec=codec)
     found = []
     for rider in riders:
         with editor.start(rider.request) as running:
-            latents = []
+            latents = {}
             while not running.done:
                 running.advance()
-                latents.append(running.state.latents)
+                latents[running.step] = running.state.latents
         found.append(latents)
     editor.close()
     return found
@@ -235,7 +238,7 @@ class BatchDriver:
     """Takes steps of riders as a replica would, as simply as can be: all that can go take one, every lane, too.
 
     Attributes:
-        latents: of each rider, after each of its steps.
+        latents: of each rider, by how many steps it has taken.
         edits: of riders that have joined, and are not over.
         num_recorded: steps that lanes recorded.
     """
@@ -248,7 +251,7 @@ class BatchDriver:
         lane_steps: that a lane without edits takes at a time.
         """
         self.editor: Editor = an_editor(checkpoint, codec=codec)
-        self.latents: list[list[Tensor]] = [[] for _ in riders]
+        self.latents: list[dict[int, Tensor]] = [{} for _ in riders]
         self.edits: dict[int, RunningEdit] = {}
         self.num_recorded = 0
         self._forward, self._riders = checkpoint.forward, riders
@@ -302,7 +305,7 @@ class BatchDriver:
             outcome = run_step(self._forward, list(going.values()), recording)
             assert not outcome.stuck
         for number, edit in going.items():
-            self.latents[number].append(edit.state.latents)
+            self.latents[number][edit.step] = edit.state.latents
         self.num_recorded += len(recording)
 
     def _can_go(self, edit: RunningEdit, recording: Sequence[LaneStep]) -> bool:
@@ -313,7 +316,7 @@ class BatchDriver:
 
     def _leave(self) -> None:
         for number, edit in list(self.edits.items()):
-            if edit.done or len(self.latents[number]) == self._riders[number].leaves:
+            if edit.done or edit.step >= (self._riders[number].leaves or edit.steps):
                 edit.close()
                 del self.edits[number]
         for key, (lane, writer) in list(self._lanes.items()):

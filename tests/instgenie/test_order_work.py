@@ -19,7 +19,7 @@ from instgenie.checkpoint import Checkpoint
 from instgenie.edit_cost import EditWork
 from instgenie.mask import Mask, bounding_box
 from instgenie.order_work import order_work, predicted_work
-from instgenie.orders import EditOrder, ModelCard, Pixels
+from instgenie.orders import CachePolicy, EditOrder, ModelCard, Pixels
 from instgenie.replica.order_request import to_request
 from instgenie.token_index import token_index
 from instgenie.window import choose_window
@@ -110,6 +110,26 @@ def test_refreshes_are_priced_as_dense_steps(steps: int, refreshes: int | None, 
     assert order_work(order, CARD).mean_tokens == mean
     assert predicted_work(order, CARD) == EditWork(forwards=2 * steps, tokens=2 * steps * mean)
     assert order_demand(order, CARD).active_tokens == mean
+
+
+@pytest.mark.parametrize(("steps", "refreshes", "step_cache"), [(20, None, 2), (20, 3, 4), (7, 0, 3), (2, 0, 10)])
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_steps_that_are_extrapolated_are_not_priced(
+    steps: int, refreshes: int | None, step_cache: int, cache: CachePolicy, builtin_kind: Checkpoint
+) -> None:
+    mask = np.eye(64, dtype=np.bool_)
+    order = an_order(mask, halo=0, steps=steps, refreshes=refreshes, step_cache=step_cache, cache=cache)
+    editor = an_editor(builtin_kind)
+    prepared = editor.prepare(to_request(order))
+    editor.close()
+    computed = steps - len(prepared.extrapolated_steps)
+    work, demand = order_work(order, CARD), order_demand(order, CARD)
+    assert work.steps == demand.steps == computed
+    assert demand.computed(steps) == computed
+    dense_steps = computed if cache == "off" else len(prepared.refresh_steps)
+    tokens = dense_steps * 64 + (computed - dense_steps) * 8
+    assert computed * (work.mean_tokens - 1) < tokens <= computed * work.mean_tokens  # rounded up
+    assert predicted_work(order, CARD).forwards == 2 * computed
 
 
 def test_dense_orders_compute_all_tokens() -> None:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from bench import peers, peers_models
 from bench.harness import Deadline
 from bench.peers_caches import batched_caches, cached, calibrated_ratios, sequential_caches
-from bench.peers_ours import MaskedAlone, OurEdits, SparseEdits, SparseSteps
+from bench.peers_ours import MaskedAlone, OurEdits
 from bench.peers_pipeline import DiffusersEdits
 from bench.peers_systems import REFERENCE
 from instgenie.checkpoint import Checkpoint, load_checkpoint
 from instgenie.editor import Editor
-from instgenie.models.flux import FluxForward
-from instgenie.models.segment import Segment
 from instgenie.request import EditRequest
 from tests.instgenie.edits import a_request, an_editor, pixels, random_picture
 from tests.scripts.small_flux import small_flux
@@ -156,50 +153,6 @@ def test_the_strawman_sees_nothing_beside_the_mask(checkpoint: Checkpoint) -> No
     )
     other = MaskedAlone(checkpoint).edit([elsewhere])[0]
     assert (pixels(other)[request.mask] == pixels(picture)[request.mask]).all()
-
-
-def test_steps_between_are_extrapolated_on_a_line(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint) -> None:
-    computed: list[int] = []
-
-    def line(_: FluxForward, segments: Sequence[Segment], __: Callable[[int], None]) -> list[Tensor]:
-        computed.append(step)
-        return [torch.full((len(segment.tokens), 2), 3.0 - 0.5 * step) for segment in segments]
-
-    monkeypatch.setattr(FluxForward, "__call__", line)
-    forward = SparseSteps(checkpoint.forward, interval=3)
-    segment = Segment(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(1, 2), torch.zeros(2), 0.5)
-    for _ in range(2):
-        forward.begin()
-        computed.clear()
-        for step in range(10):
-            (velocity,) = forward([segment])
-            assert torch.allclose(velocity, torch.full((4, 2), 3.0 - 0.5 * step), atol=1e-5)
-        assert computed == [0, 1, 2, 5, 8]
-
-
-def test_steps_of_another_length_are_no_line(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint) -> None:
-    lengths: list[int] = []
-
-    def answer(_: FluxForward, segments: Sequence[Segment], __: Callable[[int], None]) -> list[Tensor]:
-        lengths.append(len(segments[0].tokens))
-        return [torch.zeros(len(segment.tokens), 2) for segment in segments]
-
-    monkeypatch.setattr(FluxForward, "__call__", answer)
-    forward = SparseSteps(checkpoint.forward, interval=2, first=2)
-    for tokens in (9, 4, 4, 4, 4):
-        forward([Segment(torch.zeros(tokens, 2), torch.zeros(tokens, 3), torch.zeros(1, 2), torch.zeros(2), 0.5)])
-    assert lengths == [9, 4, 4, 4]
-
-
-def test_sparse_edits_are_edits(editor: Editor) -> None:
-    asked = requests(2)
-    sparse = SparseEdits(editor, interval=2)
-    sparse.record(asked)
-    pictures = sparse.edit(asked)
-    again = sparse.edit(asked[1:])
-    assert off(pictures[1], again[0]) == 0  # no edit knows of the one before
-    for picture, request in zip(pictures, asked, strict=True):
-        assert (pixels(picture)[~request.mask] == pixels(request.picture)[~request.mask]).all()
 
 
 def test_all_systems_are_measured_on_the_same_edits(checkpoint: Checkpoint) -> None:

@@ -80,6 +80,10 @@ def edit(
             show_default="one for every 20 steps, none below 10",
         ),
     ] = None,
+    step_cache: Annotated[
+        int,
+        typer.Option(help="Compute one step in so many, after the first three, and extrapolate those between."),
+    ] = 1,
     feather: Annotated[int, typer.Option(help="Width in pixels of the blend inside the mask's border.")] = 0,
     template_prompt: Annotated[str, typer.Option(help="Prompt that IMAGE is recorded with.")] = "",
     template_seed: Annotated[int, typer.Option(help="Seed that IMAGE is recorded with.")] = 0,
@@ -139,6 +143,7 @@ def edit(
         strength=strength,
         halo=halo,
         refreshes=refreshes,
+        step_cache=step_cache,
         feather=feather,
         template_seed=template_seed,
         template_prompt=template_prompt,

@@ -26,9 +26,10 @@ def edit_report(
         "denoise_ms": timings.denoise_ms,
         "decode_ms": timings.decode_ms,
         "step_ms_median": median(timings.step_ms),
-        "steps": len(timings.step_ms),
+        "steps": len(timings.step_ms) + timings.extrapolated_steps,
         "dense_steps": timings.dense_steps,
         "refreshes": timings.refreshes,
+        "extrapolated_steps": timings.extrapolated_steps,
         "tokens_active": timings.tokens_active,
         "tokens_total": timings.tokens_total,
         "cache": timings.cache,
@@ -48,7 +49,8 @@ def edit_report(
 def remote_report(edited: EditedRemotely, request: EditRequest, seconds: float) -> dict[str, Any]:
     """The JSON object of `--timings` where a server made the edit; `total_ms` is what its caller waited for it all."""
     timings = asdict(edited.timings)
-    mean = {"step_ms_mean": timings["denoise_ms"] / timings["steps"]} if timings["steps"] else {}
+    computed = timings["steps"] - timings["extrapolated_steps"]
+    mean = {"step_ms_mean": timings["denoise_ms"] / computed} if computed else {}
     return _rounded(timings | mean | edited.about | {"seed": request.seed, "total_ms": 1000 * seconds})
 
 

@@ -78,6 +78,7 @@ def edit_fields(request: EditRequest, mask_mode: str) -> dict[str, str]:
         "strength": request.strength,
         "halo": request.halo,
         "refreshes": request.refreshes,
+        "step_cache": request.step_cache,
         "feather": request.feather,
         "template_prompt": request.template_prompt,
         "template_seed": request.template_seed,

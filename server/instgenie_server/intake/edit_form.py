@@ -31,6 +31,7 @@ MAX_GUIDANCE = 100
 MAX_SEED = 2**63 - 1
 MAX_HALO_TOKENS = 64
 MAX_REFRESHES = 1000
+MAX_STEP_CACHE = 10
 MAX_FEATHER_PIXELS = 256
 
 MAX_RESULTS = 10
@@ -115,11 +116,15 @@ class EditForm(BaseModel):
     )
     fidelity: Fidelity | None = Field(
         default=None,
-        description="Chooses halo and refreshes, which must be absent then. exact: compute all tokens. auto: the "
-        "cheapest of the settings that were measured for the model (/v1/models), of which nine in ten edits had that "
-        "PSNR inside the mask to the dense edit's; all tokens where none had. The mode alone, or an object as JSON, "
-        "or parts fidelity[mode] and fidelity[psnr_db].",
-        examples=["exact", {"mode": "auto", "psnr_db": 40}],
+        description="Chooses halo, refreshes and step_cache, which must be absent then. exact: compute all tokens. "
+        "auto: the cheapest of the settings that were measured for the model (/v1/models), of which nine in ten edits "
+        "had that PSNR inside the mask to the dense edit's; all tokens where none had. The mode alone, or an object as "
+        "JSON, or parts fidelity[mode] and fidelity[psnr_db].",
+    )
+    step_cache: Annotated[int, Field(ge=1, le=MAX_STEP_CACHE), whole] = Field(
+        default=1,
+        description="Compute one step in so many, after the first three, and extrapolate those between. 1 computes "
+        "every step.",
     )
     feather: Feather = Field(default=0, description="Width in pixels of the blend inside the mask's border.")
     template_prompt: Prompt = Field(default="", description="Prompt that the upload is recorded with.")
@@ -216,6 +221,7 @@ def to_orders(
         strength=form.strength,
         halo=form.halo,
         refreshes=form.refreshes,
+        step_cache=form.step_cache,
         feather=form.feather,
         template_prompt=form.template_prompt,
         template_seed=form.template_seed,

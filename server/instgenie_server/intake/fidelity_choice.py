@@ -88,13 +88,14 @@ def settled(form: _Form, card: ModelCard) -> _Form:
     asked = form.fidelity
     if asked is None:
         return form
-    for name in ("halo", "refreshes"):
+    for name in ("halo", "refreshes", "step_cache"):
         if name in form.model_fields_set:
             raise invalid(f"fidelity: chooses {name}, which is to be left out then", "fidelity")
     setting = None if asked.mode == "exact" else cheapest(card.measured, asked.psnr_db)
     if setting is not None:
-        refreshes = setting.refreshes_of(taken_steps(form, card.steps))
-        return form.model_copy(update={"halo": setting.halo, "refreshes": refreshes})
+        steps = taken_steps(form, card.steps)
+        chosen = {"refreshes": setting.refreshes_of(steps), "step_cache": setting.step_cache_of(steps)}
+        return form.model_copy(update={"halo": setting.halo} | chosen)
     if form.cache == "only":
         bound = (
             "exact" if asked.mode == "exact" else f"{asked.psnr_db:g} dB, which no measured setting of the model held,"

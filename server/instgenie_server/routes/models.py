@@ -38,7 +38,7 @@ def _reply(request: web.Request) -> ModelReply:
 
 def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
     """The model as clients see it."""
-    from instgenie import fidelity, flow, picture
+    from instgenie import fidelity, flow, picture, step_cache
     from instgenie import parameter_checks as checks
 
     return ModelReply(
@@ -65,6 +65,7 @@ def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
             "guidance": checks.MAX_GUIDANCE,
             "halo": checks.MAX_HALO_TOKENS,
             "refreshes": fidelity.MAX_REFRESHES,
+            "step_cache": step_cache.MAX_STEP_CACHE,
             "feather": checks.MAX_FEATHER_PIXELS,
             "seed": checks.MAX_SEED,
             "deadline_ms": round(1000 * limits.deadline_seconds),

@@ -42,6 +42,17 @@ def test_steps_make_the_backlog_smaller_and_the_end_ends_it() -> None:
     assert view.heard_at == 5.0
 
 
+def test_extrapolated_steps_are_over_with_the_one_before() -> None:
+    view = a_view()
+    demand = a_demand("a", steps=4)
+    view.accept(replace(demand, extrapolated=frozenset({2, 3, 5})), Warmth.DEVICE)  # of seven
+    left = []
+    for step in (0, 1, 2 + 2, 4 + 2, 7):
+        view.step("a", min(step, 7), 0.0)
+        left.append(view.backlog().seconds)
+    assert left == [4, 3, 2, 1, 0]
+
+
 def test_who_waits_takes_the_place_that_is_free_first() -> None:
     view = a_view(places=2)
     accept(view, "a", "b", "c", "d")

@@ -210,6 +210,7 @@ def order_of(rider: Rider, **settings: Any) -> EditOrder:
         "guidance": rider.guidance,
         "strength": rider.strength,
         "refreshes": rider.refreshes,
+        "step_cache": rider.step_cache,
         "halo": rider.halo,
         "cache": "auto" if request.cached else "off",
     }

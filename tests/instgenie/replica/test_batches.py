@@ -71,10 +71,11 @@ def test_each_order_gets_the_picture_that_it_gets_alone(
             stats = await rig.settled()
             assert rig.store.is_idle
             finished = [outcome for outcome in outcomes if outcome is not None]
-            assert stats.done == len(finished)
-            assert stats.cancelled == len(batch) - len(finished)
+            assert stats.done >= len(finished)  # who leaves at a step may find the last one taken
+            assert stats.done + stats.cancelled == len(batch)
             assert (stats.failed, stats.expired) == (0, 0)
-            assert stats.edit_steps >= sum(outcome.timings.steps for outcome in finished)
+            computed = (outcome.timings.steps - outcome.timings.extrapolated_steps for outcome in finished)
+            assert stats.edit_steps >= sum(computed)
             # No step of a template is recorded twice.
             assert len(rig.store.puts) == rig.recorded * checkpoint.forward.num_blocks
         alone = an_editor(checkpoint, codec=codec)
@@ -84,5 +85,6 @@ def test_each_order_gets_the_picture_that_it_gets_alone(
                 assert levels_between(outcome, result.picture) <= 1
                 assert outcome.timings.dense_steps == result.timings.dense_steps
                 assert outcome.timings.tokens_active == result.timings.tokens_active
+                assert outcome.timings.extrapolated_steps == result.timings.extrapolated_steps
 
     run(test)

@@ -64,9 +64,14 @@ async def test_previews_are_spread_over_the_steps(replica: LocalReplica) -> None
 async def test_preview_steps() -> None:
     for steps in range(1, 30):
         for previews in range(4):
-            chosen = preview_steps(steps, previews)
+            chosen = preview_steps(range(1, steps + 1), previews)
             assert len(chosen) == min(previews, steps - 1)
             assert chosen <= set(range(1, steps))
+
+
+async def test_preview_steps_where_steps_are_extrapolated() -> None:
+    assert preview_steps([1, 2, 5, 8, 11, 14, 17, 20], 3) == {2, 8, 14}
+    assert preview_steps([1, 2, 12], 3) == {1, 2}
 
 
 async def test_cache_policies(replica: LocalReplica) -> None:

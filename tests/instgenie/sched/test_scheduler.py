@@ -8,7 +8,7 @@ from instgenie.sched.edit_book import Counts
 from instgenie.sched.limits import BatchLimits
 from instgenie.sched.scheduler import Scheduler
 from instgenie.sched.step_batch import Opened, StageItem, StepBatch, StepResult
-from tests.instgenie.sched.tasks import Desk, an_edit, encoded, items_of
+from tests.instgenie.sched.tasks import Desk, a_lane, an_edit, encoded, items_of
 
 
 def test_an_edit_is_encoded_takes_its_steps_and_is_decoded() -> None:
@@ -206,6 +206,41 @@ def test_a_refresh_counts_as_a_dense_step() -> None:
     desk.submit("c", steps=4, refresh_steps=frozenset({0, 2}))
     found = [(batch.edits, batch.rows) for batch in desk.steps(9)]
     assert found == [(("a", "b"), 20)] * 5 + [(("b", "c"), 110), (("c",), 10), (("c",), 100), (("c",), 10)]
+
+
+def test_an_extrapolated_step_is_taken_with_the_one_before() -> None:
+    desk = Desk(item_seconds=0.0)
+    desk.submit("a", steps=8, extrapolated_steps=frozenset({3, 4, 6, 7}))
+    desk.submit("b", steps=5)
+    steps = [desk.step(StepResult(1.0, leaps={"a": leap})) for leap in (0, 0, 2, 2)]
+    assert [(step.edits, step.rows) for step in steps] == [(("a", "b"), 20)] * 4
+    assert desk.step().edits == ("b",)
+
+
+def test_beside_a_lane_extrapolated_steps_compute_nothing() -> None:
+    desk = Desk()
+    desk.submit_cold("a", lane=a_lane("t"), steps=4, extrapolated_steps=frozenset({3}))
+    assert [batch.rows for batch in desk.steps(4)] == [110, 110, 110, 100]
+
+
+def test_a_tenant_is_charged_for_what_is_computed() -> None:
+    """One whose edits compute a tenth of the steps has ten times as many as one whose edits compute each."""
+    desk = Desk(edits=1, encode_ahead=1)
+    desk.submit("a1", "a2", tenant="ann", steps=40)
+    desk.submit(
+        *(f"b{number:02}" for number in range(12)),
+        tenant="bob",
+        steps=40,
+        extrapolated_steps=frozenset(range(4, 40)),
+    )
+    result = StepResult(1.0, leaps={f"b{number:02}": 36 for number in range(12)})
+    leap_at_the_fourth, seen = 0, list[str]()
+    while len(seen) < 14:
+        edit = seen[-1] if seen else ""
+        (current,) = desk.step(result if leap_at_the_fourth == 3 and edit.startswith("b") else None).edits
+        leap_at_the_fourth = leap_at_the_fourth + 1 if current == edit else 1
+        seen += [] if current == edit else [current]
+    assert seen == ["a1", *(f"b{number:02}" for number in range(10)), "a2", "b10", "b11"]
 
 
 def test_a_tenant_is_charged_for_refreshes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median_low
 from typing import Any
 
@@ -13,6 +14,7 @@ from instgenie.sched.limits import BatchLimits
 from instgenie.sched.scheduler import Scheduler
 from instgenie.sched.step_batch import Opened, StageKind, StepBatch, StepResult
 from instgenie.sched.task import EditTask, LaneTask, Route
+from instgenie.step_cache import extrapolated_steps, next_computed
 from tests.instgenie.sched.tasks import a_lane, an_edit
 
 TENANTS = st.sampled_from(["ann", "bob", "cat"])
@@ -80,9 +82,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         seconds=st.none() | st.floats(0, 60),
         sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 40), st.integers(0, 20)), min_size=1, max_size=4),
+        step_cache=st.integers(1, 4),
     )
     def submit(
-        self, tenant: str, key: str, priority: int, seconds: float | None, sizes: list[tuple[int, int, int]]
+        self,
+        tenant: str,
+        key: str,
+        priority: int,
+        seconds: float | None,
+        sizes: list[tuple[int, int, int]],
+        step_cache: int,
     ) -> None:
         for steps, active, num_bytes in sizes:
             self.number += 1
@@ -96,6 +105,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 steps=steps,
                 active_tokens=active,
                 num_bytes=num_bytes,
+                extrapolated_steps=extrapolated_steps(step_cache, steps),
             )
             self.scheduler.submit(task)
             self.edits[task.id] = Rider(task)
@@ -262,7 +272,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         riders = [self.edits[edit_id] for edit_id in batch.edits]
         assert len(set(batch.edits)) == len(riders) <= self.limits.edits
         steps = {lane.template: lane.steps for lane in batch.lanes}
-        rows = sum(rider.task.rows(rider.route) for rider in riders)
+        computing = [rider for rider in riders if rider.taken not in rider.task.extrapolated_steps]
+        rows = sum(rider.task.rows(rider.route) for rider in computing)
         rows += sum(self.lanes[template].rows * len(numbers) for template, numbers in steps.items())
         assert batch.rows == rows
         keys = {rider.task.batch_key for rider in riders} | {self.lanes[template].batch_key for template in steps}
@@ -289,7 +300,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def answer(self, result: StepResult) -> None:
         batch, self.batch = self.batch, None
         assert batch is not None
-        self.scheduler.update(result)
+        moved = [edit_id for edit_id in batch.edits if edit_id in self.edits and edit_id not in result.stuck]
+        leaps = {edit_id: self.leap(self.edits[edit_id]) for edit_id in moved}
+        self.scheduler.update(replace(result, leaps=leaps))
         self.items.clear()
         self.step_seconds = result.seconds
         for lane in batch.lanes:
@@ -299,7 +312,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.end(edit_id)
         for edit_id in batch.edits:
             if edit_id in self.edits and edit_id not in result.stuck:
-                self.edits[edit_id].taken += 1
+                self.edits[edit_id].taken += 1 + leaps[edit_id]
         for edit_id, route in result.rerouted.items():
             rider = self.edits.get(edit_id)
             if rider is not None and rider.taken < rider.task.steps:
@@ -307,6 +320,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         for template in result.failed_lanes & self.lanes.keys():
             del self.lanes[template]
             self.reroute(template, "dense")
+
+    def leap(self, rider: Rider) -> int:
+        """Steps that an edit takes with its next one."""
+        following = rider.taken + 1
+        return 0 if rider.route == "lane" else next_computed(following, rider.task.extrapolated_steps) - following
 
     def a_mishap(self, batch: StepBatch, data: st.DataObject) -> StepResult:
         some: Any = st.sets(st.sampled_from(batch.edits)) if batch.edits else st.just(set())

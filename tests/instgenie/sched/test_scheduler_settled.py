@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from instgenie.sched.limits import BatchLimits
 from instgenie.sched.scheduler import Scheduler
 from instgenie.sched.step_batch import Opened, StepBatch, StepResult
 from instgenie.sched.task import Route
+from instgenie.step_cache import extrapolated_steps, next_computed
 from tests.instgenie.sched.tasks import a_lane, an_edit
 
 
@@ -43,17 +45,29 @@ class Both:
     routes: dict[str, Route] = field(default_factory=dict)
     lanes: Counter[str] = field(default_factory=Counter)  # steps that were recorded, by template
     known: list[str] = field(default_factory=list)
+    taken: Counter[str] = field(default_factory=Counter)  # steps, by edit
+    extrapolated: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ours, self.deciding = Counting(self.limits), Deciding(self.limits)
         self.pair = (self.ours, self.deciding)
 
     def submit(
-        self, *, steps: int, tokens: int, tenant: str, deadline: float | None, refresh: bool, route: Route
+        self,
+        *,
+        steps: int,
+        tokens: int,
+        tenant: str,
+        deadline: float | None,
+        refresh: bool,
+        route: Route,
+        step_cache: int = 1,
     ) -> None:
         name = str(len(self.known))
         self.known.append(name)
         self.routes[name] = route
+        refreshes = frozenset({steps // 2} if refresh else ())
+        self.extrapolated[name] = extrapolated_steps(step_cache, steps, refreshes)
         task = an_edit(
             name,
             tenant=tenant,
@@ -61,7 +75,8 @@ class Both:
             deadline=None if deadline is None else self.now + deadline,
             steps=steps,
             active_tokens=tokens,
-            refresh_steps=frozenset({steps // 2} if refresh else ()),
+            refresh_steps=refreshes,
+            extrapolated_steps=self.extrapolated[name],
         )
         for scheduler in self.pair:
             scheduler.submit(task)
@@ -75,21 +90,37 @@ class Both:
             self.open(batch.stage.edit)
         elif batch.has_step:
             edits = frozenset(batch.edits[:1])
+            leaps = self.leaps(batch.edits[1:] if goes_wrong == "stuck" else batch.edits)
             result = StepResult(
                 seconds=seconds,
+                leaps=leaps,
                 stuck=edits if goes_wrong == "stuck" else frozenset(),
                 failed=edits if goes_wrong == "failed" else frozenset(),
                 rerouted=dict.fromkeys(edits, "dense") if goes_wrong == "rerouted" else {},
             )
             for scheduler in self.pair:
                 scheduler.update(result)
+            if goes_wrong == "rerouted":
+                self.routes.update(dict.fromkeys(edits, "dense"))
             for lane in batch.lanes:
                 self.lanes[lane.template] += len(lane.steps)
                 if self.lanes[lane.template] == 30:
+                    self.routes[lane.template] = "records"
                     for scheduler in self.pair:
                         scheduler.committed(lane.template)
         assert self.ours.counts() == self.deciding.counts()
         assert self.ours.next_deadline() == self.deciding.next_deadline()
+
+    def leaps(self, edits: Sequence[str]) -> dict[str, int]:
+        """Steps that these take with their next one, which is noted as taken."""
+        leaps = {}
+        for edit in edits:
+            following = self.taken[edit] + 1
+            self.taken[edit] = following
+            if self.routes[edit] != "lane":
+                self.taken[edit] = next_computed(following, self.extrapolated[edit])
+            leaps[edit] = self.taken[edit] - following
+        return leaps
 
     def happens(self, kind: str, value: Any, seconds: float) -> None:
         """Something that is told, to both."""
@@ -119,6 +150,7 @@ EDITS = st.fixed_dictionaries(
         "tenant": st.sampled_from("ab"),
         "deadline": st.none() | st.floats(1, 200),
         "refresh": st.integers(0, 3).map(lambda number: number == 0),
+        "step_cache": st.sampled_from([1, 1, 2, 4]),
         "route": st.sampled_from(["records", "records", "records", "dense", "lane"]),
     }
 )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from instgenie import fidelity, flow, parameter_checks, picture
+from instgenie import fidelity, flow, parameter_checks, picture, step_cache
 from instgenie.orders import EditOrder, Output, Pixels
 from instgenie.replica.order_request import to_request
 from instgenie_server.api_error import ApiError
@@ -71,13 +71,13 @@ def test_a_prompt_is_enough() -> None:
 def test_every_field_reaches_the_order() -> None:
     form = read(
         prompt="ein Kürbis", size="640x480", output_format="webp", output_compression="70", partial_images="2",
-        seed="9", steps="12", guidance="3.5", strength=".5", halo="2", refreshes="4", feather="7",
+        seed="9", steps="12", guidance="3.5", strength=".5", halo="2", refreshes="4", step_cache="3", feather="7",
         template_prompt="a room", template_seed="3", cache="only", crop="false", priority="-100",
     )  # fmt: skip
     assert order(form, 9) == EditOrder(
         id="edit-1", picture=PIXELS, mask=MASK, prompt="ein Kürbis", seed=9, steps=12, guidance=3.5, strength=0.5,
-        halo=2, refreshes=4, feather=7, template_prompt="a room", template_seed=3, cache="only", crop=False, previews=2,
-        output=Output("webp", 70, (640, 480)), priority=-100, namespace="ann",
+        halo=2, refreshes=4, step_cache=3, feather=7, template_prompt="a room", template_seed=3, cache="only",
+        crop=False, previews=2, output=Output("webp", 70, (640, 480)), priority=-100, namespace="ann",
     )  # fmt: skip
 
 
@@ -136,6 +136,8 @@ def test_booleans(text: str, value: bool) -> None:
         ("halo", "65", "halo: 65 is more than 64"),
         ("refreshes", "-1", "refreshes: -1 is less than 0"),
         ("refreshes", "1001", "refreshes: 1001 is more than 1000"),
+        ("step_cache", "0", "step_cache: 0 is less than 1"),
+        ("step_cache", "11", "step_cache: 11 is more than 10"),
         ("feather", "257", "feather: 257 is more than 256"),
         ("cache", "on", "cache: 'on' is not one of 'auto', 'only' or 'off'"),
         ("priority", "-101", "priority: -101 is less than -100"),
@@ -243,6 +245,7 @@ forms = st.fixed_dictionaries(
         "strength": st.floats(0, 1, exclude_min=True).map(str),
         "halo": st.integers(0, 64).map(str),
         "refreshes": st.integers(0, 1000).map(str),
+        "step_cache": st.integers(1, 10).map(str),
         "feather": st.integers(0, 256).map(str),
         "template_prompt": st.text(max_size=20),
         "template_seed": st.integers(0, 2**63 - 1).map(str),
@@ -295,6 +298,7 @@ def bounds(field: str) -> tuple[Any, Any]:
         ("strength", 0, 1),
         ("halo", 0, parameter_checks.MAX_HALO_TOKENS),
         ("refreshes", 0, fidelity.MAX_REFRESHES),
+        ("step_cache", 1, step_cache.MAX_STEP_CACHE),
         ("feather", 0, parameter_checks.MAX_FEATHER_PIXELS),
     ],
 )

@@ -64,6 +64,13 @@ def test_model_that_nobody_measured_computes_all_tokens() -> None:
     assert chosen({"fidelity": "auto"}, replace(CARD, measured=())).cache == "off"
 
 
+@pytest.mark.parametrize(("steps", "expected"), [(None, 2), ("20", 2), ("30", 2), ("19", 1)])
+def test_a_step_cache_is_for_as_many_steps_as_it_was_measured_with(steps: str | None, expected: int) -> None:
+    card = replace(CARD, measured=(*CARD.measured, MeasuredSetting(1, 2, 20, 40.0, 0.3, 2)))
+    form = chosen({"fidelity__psnr_db": "39"} | ({} if steps is None else {"steps": steps}), card)
+    assert (form.halo, form.step_cache) == (1, expected)
+
+
 def test_without_it_nothing_changes() -> None:
     form = chosen({})
     assert (form.halo, form.refreshes, form.cache) == (1, None, "auto")
