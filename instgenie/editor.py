@@ -139,8 +139,8 @@ class Editor:
         return running
 
     def dense(self, request: EditRequest) -> EditResult:
-        """The same edit with every token computed."""
-        return self.edit(replace(request, cached=False))
+        """The same edit with every token of every step computed."""
+        return self.edit(replace(request, cached=False, step_cache=1))
 
     def warm(self, request: WarmRequest, check: Callable[[], None] = lambda: None) -> Iterator[WarmedWindow]:
         """Record the templates of a picture's windows, one by one, those that are not recorded yet.

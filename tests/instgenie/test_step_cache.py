@@ -158,3 +158,9 @@ def test_every_step_is_computed_by_default(builtin_kind: Checkpoint) -> None:
     assert edit.timings.extrapolated_steps == 0
     assert len(edit.timings.step_ms) == 8
     assert not edit.state.known  # nothing is kept for what is not asked for
+
+
+def test_dense_edit_to_compare_with_computes_every_step(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    assert editor.dense(RIDER.request).timings.extrapolated_steps == 0
+    assert editor.edit(replace(RIDER.request, cached=False)).timings.extrapolated_steps == 5

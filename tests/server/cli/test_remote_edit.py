@@ -30,6 +30,7 @@ def remote(run: Run, server: str) -> Run:
         ["--seed", "3"],
         ["--cache", "off", "--steps", "2"],
         ["--halo", "2", "--feather", "3", "--guidance", "1.5", "--strength", "0.7"],
+        ["--step-cache", "2", "--refreshes", "1", "--steps", "6"],
         ["--template-prompt", "noise", "--template-seed", "9", "--cache", "on"],
     ],
 )
