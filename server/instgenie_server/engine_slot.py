@@ -105,4 +105,6 @@ class EngineSlot:
         """Take no new edits, and let running jobs come to their end."""
         self.status = "draining"
         if self._engine is not None:
+            if self._engine.fleet is not None:
+                self._engine.fleet.expect_end()
             await self._engine.jobs.drain()

@@ -125,6 +125,10 @@ class FleetReplica:
         """Members that take no orders."""
         return self._roster.awaited()
 
+    def expect_end(self) -> None:
+        """The server is to stop: from now on it is as it should be that members go."""
+        self._roster.is_ending = True
+
     def on_decision(self, decided: Callable[[Decision], None]) -> None:
         """Have this called with each decision."""
         self._decided = decided
@@ -265,6 +269,7 @@ class FleetReplica:
 
     async def close(self) -> None:
         """End what looks after the members; these are left as they are. A second time it does nothing."""
+        self.expect_end()
         if self._renewal is not None:
             self._renewal.cancel()
         self._heartbeat.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from logging import INFO, WARNING
 
 import structlog
 
@@ -29,12 +30,14 @@ class Roster:
         fleet: the balancer's view.
         presence: whether any member takes orders.
         card: of the model that the fleet serves; None before the first member was there.
+        is_ending: the fleet is: that members go is as it should be.
     """
 
     def __init__(self, members: Sequence[Member], balancer: Balancer, now: Callable[[], float]) -> None:
         self.fleet = Fleet()
         self.presence = Presence(is_there=False)
         self.card: ModelCard | None = None
+        self.is_ending = False
         self._balancer, self._now = balancer, now
         self._seats = {member.id: Seat(member) for member in members}
         for seat in self._seats.values():
@@ -111,8 +114,9 @@ class Roster:
     def update_presence(self) -> None:
         """Whether there is anybody changes as time goes by, too: who says nothing for long gets no orders."""
         was_there, is_there = self.presence.is_there, bool(self.ready())
-        if was_there and not is_there:
-            log.warning("no replica takes edits: they wait for one")
+        if was_there and not is_there and not self.is_ending:
+            are_told_to = all(seat.member.replica.state == "draining" for seat in self)
+            log.log(INFO if are_told_to else WARNING, "no replica takes edits: they wait for one")
         self.presence.change(is_there=is_there)
 
     def learn_costs(self, seat: Seat) -> None:

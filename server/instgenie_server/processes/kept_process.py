@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from logging import INFO, WARNING
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -235,7 +236,8 @@ class KeptProcess:
                 self.is_hopeless = code in self._command.final_codes
                 if self.is_hopeless:
                     return  # whoever wanted it started tells why not
-            self._log.warning(self._event("ended"), code=code, last_line=self.last_line)
+            level = INFO if code == 0 else WARNING  # 0: it was told to, by somebody else
+            self._log.log(level, self._event("ended"), code=code, last_line=self.last_line)
             if not self._served.is_set() and self._failed_starts >= self._command.attempts:
                 return
             await asyncio.sleep(wait_seconds)

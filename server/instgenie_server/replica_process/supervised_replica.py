@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from logging import INFO, WARNING
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -311,10 +312,10 @@ class SupervisedReplica:
             came_at = time.monotonic()
             self._served = replica, life
             try:
-                await self._serve(replica, life)
+                was_told_to = await self._serve(replica, life)
                 self._reason = life.reason or await replica.wait_closed()
                 if not life.is_renewed:
-                    self._log.warning("the replica is gone", reason=self._reason)
+                    self._log.log(INFO if was_told_to else WARNING, "the replica is gone", reason=self._reason)
             finally:
                 self._served = None
                 self._become("gone")
@@ -325,10 +326,10 @@ class SupervisedReplica:
             elif not life.ended.is_set():  # nobody says when it is worth trying again
                 await _ended(life, self._pauses.seconds_after(time.monotonic() - came_at))
 
-    async def _serve(self, replica: LinkedReplica, life: Life) -> None:
-        """Be this replica until it is gone; one that drains only finishes what it has."""
+    async def _serve(self, replica: LinkedReplica, life: Life) -> bool:
+        """Be this replica until it is gone; one that drains only finishes what it has. Whether it said so before."""
         leaving, closed, ended = ends = (
-            asyncio.create_task(replica.wait_leaving()),
+            asyncio.create_task(_says_that_it_leaves(replica)),
             asyncio.create_task(replica.wait_closed()),
             asyncio.create_task(life.ended.wait()),
         )
@@ -343,10 +344,12 @@ class SupervisedReplica:
                 self._become("ready", replica)
             await asyncio.wait({leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
             self._let_go(replica)
-            if not (replica.closed or life.ended.is_set()):
+            says_so = leaving.done() and leaving.result()
+            if says_so and not (replica.closed or life.ended.is_set()):
                 self._reason = "it takes no more edits"
                 self._log.info("the replica takes no more edits: it finishes those that it has")
             await asyncio.wait({closed, ended}, return_when=asyncio.FIRST_COMPLETED)
+            return says_so
         finally:
             for end in ends:
                 end.cancel()
@@ -432,6 +435,12 @@ class SupervisedReplica:
         self.presence.change(is_there=replica is not None)
         for changed in self._watchers:
             changed()
+
+
+async def _says_that_it_leaves(replica: LinkedReplica) -> bool:
+    """Wait until it takes no new orders: whether it said so, and was not lost. It may be gone a moment later."""
+    await replica.wait_leaving()
+    return not replica.closed
 
 
 async def _ended(life: Life, longest_seconds: float) -> None:

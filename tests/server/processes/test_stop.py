@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -17,10 +19,12 @@ import pytest
 from tests.server.intake.pictures import assert_alike
 from tests.server.processes.requests import all_jobs, edit_form, ended_job, metric, picture_png
 from tests.server.processes.server_process import ServerProcess
-from tests.server.processes.test_replica_process import replica_of
+from tests.server.processes.test_replica_process import CONNECTED, READY, replica_of
 
 pytestmark = pytest.mark.timeout(480)
 
+TWO_REPLICAS = ("--replicas", "2", "--device", "cpu")
+BOTH_CONNECTED = f"(?s){CONNECTED}.*{CONNECTED}"
 RUNNING = 3
 JOBS = 4
 STEPS = 120  # long enough that the rest of the test is asked meanwhile, and ends within the time that a stop takes
@@ -68,6 +72,40 @@ async def test_drain(tiny_builtin: Path, tmp_path: Path, number: signal.Signals)
             assert [job["status"] for job in ends] == ["done"] * JOBS
             assert [job["seed"] for job in ends] == list(range(JOBS))
             assert len(await all_jobs(session)) == JOBS
+
+
+def told_above_info(server: ServerProcess, logger: str = "") -> list[str]:
+    """Its log lines that are no mere information, of loggers of that name."""
+    logged = [json.loads(line) for line in server.lines if line.startswith("{")]
+    return [
+        line["event"] for line in logged if line["level"] not in ("debug", "info") and line["logger"].startswith(logger)
+    ]
+
+
+async def test_a_stop_is_no_reason_to_warn(tiny_builtin: Path, tmp_path: Path) -> None:
+    """With jobs that are cut short, and replicas whose connections end."""
+    with ServerProcess(tiny_builtin, tmp_path, *TWO_REPLICAS, own_cache=True) as server:
+        await asyncio.to_thread(server.until, BOTH_CONNECTED)
+        async with aiohttp.ClientSession(server.url) as session:
+            for seed in range(JOBS):
+                async with session.post("/v1/edits", data=edit_form(picture_png(seed), seed=seed, steps=1000)) as reply:
+                    assert reply.status == 202
+            before = len(told_above_info(server))
+            server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.end) == 0, server.log()
+    assert told_above_info(server)[before:] == []
+
+
+def test_replicas_that_are_told_to_stop_with_it_are_not_either(tiny_builtin: Path, tmp_path: Path) -> None:
+    """As by systemd, which tells all processes of a service at the same time."""
+    with ServerProcess(tiny_builtin, tmp_path, *TWO_REPLICAS) as server:
+        server.until(BOTH_CONNECTED)
+        before = len(told_above_info(server, "instgenie_server"))
+        for process_id in re.findall(READY, server.log()):
+            os.kill(int(process_id), signal.SIGTERM)
+        server.signal(signal.SIGTERM)
+        assert server.end() == 0, server.log()
+    assert told_above_info(server, "instgenie_server")[before:] == [], server.log()
 
 
 async def ended_or_cut(session: aiohttp.ClientSession, job_id: str) -> None:

@@ -78,6 +78,22 @@ async def test_one_that_is_out_of_reach_is_told_again(host: FakeHost) -> None:
     assert all(line["reason"] == "nobody listens" and line["seconds"] >= 0 for line in told)
 
 
+@pytest.mark.parametrize(("says_so", "level"), [(True, "info"), (False, "warning")])
+async def test_one_that_was_told_to_end_is_no_reason_to_warn(
+    host: FakeHost, replica: SupervisedReplica, says_so: bool, level: str
+) -> None:
+    host.run()
+    await replica.start()
+    with capture_logs() as logged:
+        if says_so:
+            host.links[0].leaving.set()
+            await asyncio.sleep(0)
+        host.links[0].cut()
+        while "the replica is gone" not in [line["event"] for line in logged]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert {line["log_level"] for line in logged} == {level}
+
+
 async def test_what_it_was_busy_with_is_lost_when_its_process_ends(host: FakeHost, replica: SupervisedReplica) -> None:
     life = host.run()
     await replica.start()
