@@ -48,6 +48,11 @@ class EditDemand:
         return taken - sum(step < taken for step in self.extrapolated)
 
     @property
+    def lane_steps(self) -> float:
+        """Of its template's lane, beside one that it computes: extrapolated steps are recorded all the same."""
+        return 1 + len(self.extrapolated) / self.steps
+
+    @property
     def segment(self) -> SegmentShape:
         """What a pass computes in a masked step."""
         return SegmentShape(self.text_tokens, self.active_tokens, self.total_tokens)

@@ -35,14 +35,15 @@ class EditPrice:
         shape, passes = demand.segment, demand.passes
         tokens, total_tokens = shape.text_tokens + shape.active_tokens, shape.text_tokens + shape.total_tokens
         masked, full = passes * costs.segment_seconds(shape), costs.segment_seconds(shape.in_full())
+        recording = demand.lane_steps * full
         seconds, rows = masked, passes * tokens
         if warmth == Warmth.DENSE:
             seconds, rows = passes * full, passes * total_tokens
         elif warmth == Warmth.COLD:
-            seconds, rows = masked + full, passes * tokens + total_tokens
+            seconds, rows = masked + recording, passes * tokens + total_tokens
         elif warmth in _TIERS:
             load = costs.loads.get(_TIERS[warmth], FREE).of(demand.step_bytes)
             step = planned_seconds(costs.base_seconds + masked, max(0.0, passes * full - masked), load)
-            seconds = min(float(step) - costs.base_seconds, masked + full)
+            seconds = min(float(step) - costs.base_seconds, masked + recording)
         published = masked + costs.loads.get("host", FREE).of(demand.step_bytes)
         return cls(seconds + costs.edge_seconds / demand.steps, rows, passes * tokens, published)

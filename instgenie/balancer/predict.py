@@ -91,7 +91,8 @@ def compute_and_load(fleet: Fleet, demand: EditDemand) -> Floats:
 def _own(columns: Columns, demand: EditDemand, warmths: NDArray[np.int8]) -> _Own:
     shape = demand.segment
     masked = demand.passes * _segment_seconds(columns, shape)
-    full = _segment_seconds(columns, shape.in_full())  # of a pass: what recording takes
+    full = _segment_seconds(columns, shape.in_full())  # of a pass
+    recording = demand.lane_steps * full
     more_in_full = demand.passes * full - masked
     load = np.zeros_like(masked)
     if demand.step_bytes:
@@ -102,10 +103,10 @@ def _own(columns: Columns, demand: EditDemand, warmths: NDArray[np.int8]) -> _Ow
     is_cold, is_dense = warmths == Warmth.COLD, warmths == Warmth.DENSE
     tokens, total_tokens = shape.text_tokens + shape.active_tokens, shape.text_tokens + shape.total_tokens
     return _Own(
-        computed=masked + np.where(is_cold, full, np.where(is_dense, more_in_full, 0.0)),
+        computed=masked + np.where(is_cold, recording, np.where(is_dense, more_in_full, 0.0)),
         more_in_full=np.maximum(more_in_full, 0.0),
         load=load,
-        recording=full,
+        recording=recording,
         edge=columns.edge / demand.steps,
         rows=np.where(is_dense, demand.passes * total_tokens, demand.passes * tokens + is_cold * total_tokens),
     )

@@ -69,6 +69,16 @@ def test_records_that_come_slowly_are_no_worse_than_none() -> None:
     assert fleet["r"].backlog().seconds == 4 * (2 + 10)
 
 
+def test_steps_that_are_extrapolated_are_recorded_all_the_same() -> None:
+    """Of six steps four are computed: six of the lane beside them."""
+    demand = a_demand(extrapolated=frozenset({3, 5}))
+    cold, warm = (fleet_of([Spec("r", "m", warm=warm)]) for warm in ((), WARM))
+    assert predict(warm, demand).finish == [4 * (1 + 1)]
+    assert predict(cold, demand).finish == [4 * (1 + 1 + 1.5 * 10)]
+    cold.accept("r", demand)
+    assert cold["r"].backlog().seconds == 4 * (1 + 1.5 * 10)
+
+
 def test_costs_that_were_learnt_are_those_of_the_next_prediction() -> None:
     fleet = fleet_of([busy((4, 2))])
     assert predict(fleet, a_demand()).finish == [4 * (1 + 1) + 2]
