@@ -11,10 +11,15 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Stands in for the python of an environment: notes what it is called with. Asked whether torch knows CUDA, it says
-# what the file `torch_cuda` beside it says.
+# what the file `torch_cuda` beside it says. It fails where its arguments hold a line of the file `fails`.
 PYTHON = """#!/usr/bin/env bash
 here=$(dirname "$0")
 echo "$@" >>"$here/calls"
+while read -r part; do
+    case "$*" in
+        *"$part"*) echo "ERROR: cannot $part" >&2; exit 1 ;;
+    esac
+done <"$here/fails"
 case "$*" in
     *torch.version.cuda*) exit "$(cat "$here/torch_cuda")" ;;
 esac
@@ -39,6 +44,7 @@ def environment_at(folder: Path, *, torch_cuda: bool = False) -> Path:
     (folder / "bin").mkdir(parents=True)
     _executable(folder / "bin" / "python", PYTHON)
     (folder / "bin" / "torch_cuda").write_text("0" if torch_cuda else "1")
+    (folder / "bin" / "fails").write_text("")
     return folder
 
 
@@ -94,6 +100,25 @@ def test_cuda_wants_a_build_of_torch_that_has_it(tools: Path, tmp_path: Path, to
     calls = (venv / "bin" / "calls").read_text()
     assert "download.pytorch.org/whl/cpu" not in calls
     assert ".[server,dev,cuda]" in calls
+
+
+def test_an_index_of_cpu_builds_out_of_reach_is_no_error(tools: Path, tmp_path: Path) -> None:
+    venv = environment_at(tmp_path / "venv")
+    (venv / "bin" / "fails").write_text("show --quiet torch\nwhl/cpu\n")
+    ran = install(tools, tmp_path, VENV=str(venv))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "taking the default build" in ran.stdout
+    assert "install --quiet torch==" in (venv / "bin" / "calls").read_text()
+
+
+def test_where_the_default_build_is_out_of_reach_too_both_errors_are_told(tools: Path, tmp_path: Path) -> None:
+    venv = environment_at(tmp_path / "venv")
+    (venv / "bin" / "fails").write_text("show --quiet torch\nwhl/cpu\ninstall --quiet torch==\n")
+    ran = install(tools, tmp_path, VENV=str(venv))
+    assert ran.returncode == 1
+    assert "ERROR: cannot whl/cpu" in ran.stderr
+    assert "ERROR: cannot install --quiet torch==" in ran.stderr
+    assert "--editable" not in (venv / "bin" / "calls").read_text()
 
 
 def test_ray_is_an_extra(tools: Path, tmp_path: Path) -> None:
