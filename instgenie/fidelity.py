@@ -12,6 +12,12 @@ DEFAULT_HALO = 1
 DEFAULT_STEP_CACHE = 1  # every step is computed
 STEPS_A_REFRESH = 20
 MAX_REFRESHES = 1000  # as many as there can be steps
+MIN_PSNR_DB, MAX_PSNR_DB, DEFAULT_PSNR_DB = 10, 100, 35.0  # bounds that can be asked for
+
+
+def taken_steps(schedule_steps: int, strength: float) -> int:
+    """Steps that an edit takes of its schedule, as of `flow_sigmas`."""
+    return max(1, ceil(schedule_steps * strength - 1e-9))
 
 
 def default_refreshes(steps: int) -> int:

@@ -68,6 +68,15 @@ class ImageEvent(_Reply):
     usage: Usage | None = None
 
 
+class ChosenFidelity(_Reply):
+    """What `fidelity` of an edit chose."""
+
+    dense: bool = Field(description="all tokens are computed")
+    halo: int | None = None
+    refreshes: int | None = None
+    step_cache: int | None = None
+
+
 class JobReply(_Reply):
     """An asynchronous edit."""
 
@@ -85,6 +94,7 @@ class JobReply(_Reply):
     tier: str | None = Field(
         default=None, description="where the records were: device, host, disk or object; null where it was no hit"
     )
+    fidelity: ChosenFidelity | None = Field(default=None, description="what `fidelity` chose, where it was given")
     timings: dict[str, Any] | None = Field(default=None, description="milliseconds by phase, and what was computed")
     image_url: str | None = Field(default=None, description="where the result is, once it is done")
     error: ErrorFields | None = None

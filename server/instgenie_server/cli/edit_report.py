@@ -11,16 +11,25 @@ if TYPE_CHECKING:
     from instgenie.orders import PhaseTimings
     from instgenie.request import EditRequest, EditTimings
     from instgenie_server.cli.comparison import Comparison
+    from instgenie_server.cli.fidelity_option import FidelityOption
     from instgenie_server.cli.loading import LoadedEditor
     from instgenie_server.cli.remote_edit import EditedRemotely
 
 
 def edit_report(
-    loaded: LoadedEditor, request: EditRequest, timings: EditTimings, comparison: Comparison | None
+    loaded: LoadedEditor,
+    request: EditRequest,
+    timings: EditTimings,
+    comparison: Comparison | None,
+    fidelity: FidelityOption | None = None,
 ) -> dict[str, Any]:
-    """The JSON object of `--timings`. Times are those of the edit that was written; `window` and `canvas` in pixels."""
+    """The JSON object of `--timings`. Times are those of the edit that was written; `window` and `canvas` in pixels.
+
+    Args:
+        request: as it was made, with what `fidelity` chose.
+    """
     window = loaded.editor.window(request)
-    report = {
+    report: dict[str, Any] = {
         "encode_ms": timings.encode_ms,
         "record_ms": timings.record_ms,
         "denoise_ms": timings.denoise_ms,
@@ -41,6 +50,8 @@ def edit_report(
         "canvas": [window.canvas_width, window.canvas_height],
         "seed": request.seed,
     }
+    if fidelity is not None:
+        report["fidelity"] = _chosen(request)
     if comparison is not None:
         report |= asdict(comparison) | {"speedup": comparison.speedup}
     return _rounded(report)
@@ -51,7 +62,20 @@ def remote_report(edited: EditedRemotely, request: EditRequest, seconds: float) 
     timings = asdict(edited.timings)
     computed = timings["steps"] - timings["extrapolated_steps"]
     mean = {"step_ms_mean": timings["denoise_ms"] / computed} if computed else {}
-    return _rounded(timings | mean | edited.about | {"seed": request.seed, "total_ms": 1000 * seconds})
+    chosen = {} if edited.fidelity is None else {"fidelity": edited.fidelity}
+    return _rounded(timings | mean | edited.about | chosen | {"seed": request.seed, "total_ms": 1000 * seconds})
+
+
+def _chosen(request: EditRequest) -> dict[str, Any]:
+    """As a server tells it, too."""
+    if not request.cached:
+        return {"dense": True}
+    return {
+        "dense": False,
+        "halo": request.halo,
+        "refreshes": request.refreshes,
+        "step_cache": request.step_cache,
+    }
 
 
 def _rounded(report: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from instgenie.orders import PhaseTimings
     from instgenie.request import EditRequest
+    from instgenie_server.cli.fidelity_option import FidelityOption
     from instgenie_server.cli.status_line import Say
     from instgenie_server.client import Connection
 
@@ -23,11 +24,13 @@ class EditedRemotely:
 
     Attributes:
         about: where it was made: the server's address, the edit's id and, if asked for, the model and its dtype.
+        fidelity: what `--fidelity` chose; None where it was not given, or the server does not tell.
     """
 
     picture: Image.Image
     timings: PhaseTimings
     about: dict[str, str]
+    fidelity: dict[str, Any] | None = None
 
 
 def edit_remotely(
@@ -40,6 +43,7 @@ def edit_remotely(
     say: Say,
     *,
     with_model: bool,
+    fidelity: FidelityOption | None = None,
 ) -> EditedRemotely:
     """Have a server make the edit. The files are sent as they are, the other values are the request's.
 
@@ -51,10 +55,11 @@ def edit_remotely(
     from instgenie.picture import open_picture
     from instgenie_server.client import RemoteEdit, UnreachableError, run_edit
 
+    fields = edit_fields(request, mask_mode if mask else "alpha", fidelity)
     uploads = image.read_bytes(), None if mask is None else mask.read_bytes()
 
     async def work(connection: Connection) -> tuple[RemoteEdit, dict[str, Any]]:
-        edit = await run_edit(connection, *uploads, edit_fields(request, mask_mode if mask else "alpha"), say)
+        edit = await run_edit(connection, *uploads, fields, say)
         return edit, await connection.json("GET", "/v1/models") if with_model else {}
 
     edit, models = ask(server, api_key, work)
@@ -65,11 +70,11 @@ def edit_remotely(
     about = {"server": server, "id": str(edit.job["id"])}
     for model in models.get("data", [])[:1]:
         about |= {"model": str(model.get("id")), "dtype": str(model.get("dtype"))}
-    return EditedRemotely(picture, edit.timings, about)
+    return EditedRemotely(picture, edit.timings, about, edit.job.get("fidelity"))
 
 
-def edit_fields(request: EditRequest, mask_mode: str) -> dict[str, str]:
-    """The request as fields of a form; what is None is left to the server."""
+def edit_fields(request: EditRequest, mask_mode: str, fidelity: FidelityOption | None = None) -> dict[str, str]:
+    """The request as fields of a form; what is None is left to the server, and so is what `fidelity` chooses."""
     values: dict[str, object] = {
         "prompt": request.prompt,
         "seed": request.seed,
@@ -85,4 +90,6 @@ def edit_fields(request: EditRequest, mask_mode: str) -> dict[str, str]:
         "mask_mode": mask_mode,
         "cache": "auto" if request.cached else "off",
     }
+    if fidelity is not None:
+        values |= {"halo": None, "refreshes": None, "step_cache": None, "fidelity": fidelity.field}
     return {name: str(value) for name, value in values.items() if value is not None}

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from instgenie.fidelity import default_refreshes
+from instgenie.fidelity import default_refreshes, taken_steps
 from instgenie.orders import CachePolicy, EditOrder, Output, OutputFormat, Pixels
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.decode import MaskMode
-from instgenie_server.intake.fidelity_choice import Fidelity, FidelityChoice, joined, parts_of, taken_steps
+from instgenie_server.intake.fidelity_choice import Fidelity, FidelityChoice, joined, parts_of
 from instgenie_server.intake.field_values import (
     Flag,
     Size,
@@ -120,6 +120,7 @@ class EditForm(BaseModel):
         "auto: the cheapest of the settings that were measured for the model (/v1/models), of which nine in ten edits "
         "had that PSNR inside the mask to the dense edit's; all tokens where none had. The mode alone, or an object as "
         "JSON, or parts fidelity[mode] and fidelity[psnr_db].",
+        examples=["exact", {"mode": "auto", "psnr_db": 40}],
     )
     step_cache: Annotated[int, Field(ge=1, le=MAX_STEP_CACHE), whole] = Field(
         default=1,
@@ -245,7 +246,9 @@ def to_params(form: EditForm, seed: int, model_steps: int) -> dict[str, Any]:
     Args:
         model_steps: of the model's full schedule, by which refreshes go where the form says nothing of them.
     """
-    refreshes = default_refreshes(taken_steps(form, model_steps)) if form.refreshes is None else form.refreshes
+    refreshes = form.refreshes
+    if refreshes is None:
+        refreshes = default_refreshes(taken_steps(form.steps or model_steps, form.strength))
     return form.model_dump(mode="json") | {"seed": seed, "refreshes": refreshes}
 
 

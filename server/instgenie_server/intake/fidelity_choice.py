@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from instgenie.fidelity import cheapest
+from instgenie.fidelity import DEFAULT_PSNR_DB, MAX_PSNR_DB, MIN_PSNR_DB, cheapest, taken_steps
 from instgenie.orders import ModelCard
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.field_values import complaint, number, shown
@@ -17,7 +16,6 @@ from instgenie_server.intake.field_values import complaint, number, shown
 if TYPE_CHECKING:
     from instgenie_server.intake.edit_form import EditForm
 
-MIN_PSNR_DB, MAX_PSNR_DB = 10, 100
 _Form = TypeVar("_Form", bound="EditForm")
 
 
@@ -28,7 +26,8 @@ class FidelityChoice(BaseModel):
 
     mode: Literal["auto", "exact"] = "auto"
     psnr_db: Annotated[float, Field(ge=MIN_PSNR_DB, le=MAX_PSNR_DB), number] = Field(
-        default=35.0, description="Inside the mask, against the dense edit of the same seed. Of no use beside exact."
+        default=DEFAULT_PSNR_DB,
+        description="Inside the mask, against the dense edit of the same seed. Of no use beside exact.",
     )
 
 
@@ -70,15 +69,6 @@ def parts_of(name: str, model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def taken_steps(form: EditForm, model_steps: int) -> int:
-    """Steps that the edit takes.
-
-    Args:
-        model_steps: of the model's full schedule.
-    """
-    return max(1, ceil((form.steps or model_steps) * form.strength - 1e-9))  # as of `order_work`
-
-
 def settled(form: _Form, card: ModelCard) -> _Form:
     """The form with the settings that its `fidelity` stands for on a model.
 
@@ -93,7 +83,7 @@ def settled(form: _Form, card: ModelCard) -> _Form:
             raise invalid(f"fidelity: chooses {name}, which is to be left out then", "fidelity")
     setting = None if asked.mode == "exact" else cheapest(card.measured, asked.psnr_db)
     if setting is not None:
-        steps = taken_steps(form, card.steps)
+        steps = taken_steps(form.steps or card.steps, form.strength)
         chosen = {"refreshes": setting.refreshes_of(steps), "step_cache": setting.step_cache_of(steps)}
         return form.model_copy(update={"halo": setting.halo} | chosen)
     if form.cache == "only":

@@ -7,7 +7,7 @@ from aiohttp import web
 from instgenie_server.app_keys import AUTHENTICATOR, SETTINGS
 from instgenie_server.jobs import Job, JobState
 from instgenie_server.routes.keys import engine_of
-from instgenie_server.schemas import ErrorFields, JobReply
+from instgenie_server.schemas import ChosenFidelity, ErrorFields, JobReply
 
 
 def job_reply(request: web.Request, job: Job) -> JobReply:
@@ -31,10 +31,19 @@ def job_reply(request: web.Request, job: Job) -> JobReply:
         seed=job.params["seed"],
         cache=(timings or {}).get("cache"),
         tier=(timings or {}).get("tier"),
+        fidelity=_chosen(job) if job.params.get("fidelity") else None,
         timings=timings,
         image_url=image_url(request, job) if job.state is JobState.DONE else None,
         error=error,
     )
+
+
+def _chosen(job: Job) -> ChosenFidelity:
+    params = job.params
+    if params["cache"] == "off":
+        return ChosenFidelity(dense=True)
+    chosen = {name: params.get(name) for name in ("halo", "refreshes", "step_cache")}
+    return ChosenFidelity(dense=False, **chosen)
 
 
 def image_url(request: web.Request, job: Job) -> str:
