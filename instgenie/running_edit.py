@@ -14,7 +14,7 @@ from torch import Tensor
 from instgenie.batch_step import run_step
 from instgenie.canvas import paste_back, to_picture
 from instgenie.checkpoint import Checkpoint
-from instgenie.correction import Refresh
+from instgenie.correction import Refresh, unused_refreshes
 from instgenie.edit_state import EditState, leap, segment_shapes
 from instgenie.edit_step import EditStep, WatchedContext
 from instgenie.lane import Lane
@@ -86,6 +86,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         self.device_ms = 0.0
         self._shapes = segment_shapes(state)
         self._refresh_steps = refresh_steps
+        self._unread_steps = unused_refreshes(refresh_steps, self.steps, state.extrapolated)
         self._batches = 0  # edits in its steps, itself included
         timings.tokens_total = timings.tokens_active = state.index.num_tokens
 
@@ -198,7 +199,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         state, reader, before = self.state, self._reader, replace(self.state)
         if self.is_extrapolated_next:
             return EditStep(before, None, is_extrapolated=True)
-        if is_dense:
+        if is_dense or self.step in self._unread_steps:
             return EditStep(before, None)
         positions = state.index.context_positions
         if self.lane is not None:
@@ -212,7 +213,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         if reader is None or opened is None:
             return EditStep(before, None)
         following = next_computed(self.step + 1, state.extrapolated)
-        if following < self.steps:
+        if following < self.steps and following not in self._unread_steps:
             reader.load_ahead(state.first_step + following)
         source = None if opened.context is None else WatchedContext(opened.context)
         return EditStep(before, source, opened.full_blocks, opened, self._refresh(source))
@@ -259,11 +260,13 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         timings.denoise_ms += step_ms
         if step.is_extrapolated:
             return
-        if step.refresh is not None:
+        is_served = self._reader is not None or self.lane is not None
+        is_refresh = step.refresh is not None or (is_served and step.before.step in self._unread_steps)
+        if is_refresh:
             timings.refreshes += 1
-        if step.refresh is not None or (opened is None and step.context is None):
+        if is_refresh or (opened is None and step.context is None):
             timings.dense_steps += 1
-            if step.refresh is None and (self._reader is not None or self.lane is not None):
+            if is_served and not is_refresh:
                 timings.cache = "partial"
         plan = None if opened is None else opened.plan
         self.taken.append(TakenStep(step_ms, step.stall_ms, plan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from instgenie.correction import unused_refreshes
 from instgenie.editor import Editor
 from instgenie.prepared_edit import PreparedEdit
 
@@ -21,13 +22,13 @@ class EditSize:
         text_tokens: of a short prompt.
         state_bytes: an image token's, between steps.
         row_bytes: a computed token's, in a step.
-        record_bytes: K and V of one token in all blocks, which a refresh keeps for the context.
+        correction_bytes: a context token's that a refresh keeps, in all blocks.
     """
 
     text_tokens: int
     state_bytes: int
     row_bytes: int
-    record_bytes: int
+    correction_bytes: int
 
     @classmethod
     def of(cls, editor: Editor) -> Self:
@@ -40,7 +41,7 @@ class EditSize:
             editor.encoder.text_tokens(),
             4 * _STATE_TENSORS * channels,
             _ACTIVATIONS * hidden * item_bytes,
-            2 * forward.num_blocks * hidden * item_bytes,
+            2 * forward.num_blocks * (hidden + forward.num_heads * item_bytes),
         )
 
     def num_bytes(self, prepared: PreparedEdit) -> int:
@@ -48,6 +49,8 @@ class EditSize:
         index = prepared.index
         refreshes = len(prepared.refresh_steps)
         rows = prepared.passes * (self.text_tokens + (index.num_tokens if refreshes else index.num_active))
-        # A second refresh is put together while the first one's correction is there.
-        kept = min(2, refreshes) * prepared.passes * (index.num_tokens - index.num_active)
-        return index.num_tokens * self.state_bytes + rows * self.row_bytes + kept * self.record_bytes
+        unused = unused_refreshes(prepared.refresh_steps, prepared.steps, prepared.extrapolated_steps)
+        corrections = refreshes - len(unused)
+        # A second one is put together while the first one is there.
+        kept = min(2, corrections) * prepared.passes * (index.num_tokens - index.num_active)
+        return index.num_tokens * self.state_bytes + rows * self.row_bytes + kept * self.correction_bytes

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, median
 
 import pytest
 import torch
+from torch import Tensor
 
+from instgenie import correction
 from instgenie.batch_step import run_step
 from instgenie.checkpoint import Checkpoint
-from instgenie.correction import FADE, Refresh
+from instgenie.correction import FADE, Change, Refresh, unused_refreshes
 from instgenie.models.segment import KeyValue
 from tests.instgenie.batches import CountedStore, Rider, latents_alone
 from tests.instgenie.edits import a_request, an_editor, pixels
@@ -43,15 +45,18 @@ def test_correction_is_what_the_refresh_changed_and_fades() -> None:
     for recorder, passes in zip(refresh.recorders, own, strict=True):
         for block, kv in enumerate(passes):
             recorder.record(block, kv)
-    correction = refresh.correction(4)
-    assert correction is not None
+    found = refresh.correction(4)
+    assert found is not None
     for age in (0, 1, 6):
-        for prompt, source in enumerate(correction.applied(Given(later), 4 + age)):
+        for prompt, source in enumerate(found.applied(Given(later), 4 + age)):
             for block in range(2):
                 for got, own_part, old, base in zip(
                     source.context(block), own[prompt][block], recorded[block], later[block], strict=True
                 ):
-                    torch.testing.assert_close(got, base + FADE**age * (own_part[positions] - old))
+                    change = own_part[positions] - old
+                    # Half of what an int8 stands for: the 254th part of the largest of a token's head.
+                    bound = FADE**age * change.abs().amax(-1, keepdim=True) / 254 + 1e-6
+                    assert ((got - (base + FADE**age * change)).abs() <= bound).all()
 
 
 def error_of(checkpoint: Checkpoint, rider: Rider) -> float:
@@ -131,3 +136,69 @@ def test_what_was_found_is_let_go_of_when_an_edit_has_taken_its_steps(builtin_ki
         while not edit.done:
             edit.advance()
     assert edit.state.correction is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_change_takes_a_byte_an_element(dtype: torch.dtype) -> None:
+    """Rows of any size keep their shape, and what is zero stays so."""
+    change = torch.randn(2, 5, 3, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+    change[:, 1] *= 1e-6
+    change[:, 2] *= 1e6
+    change[:, 3] = 0
+    held = Change.of(*change)
+    assert held.num_bytes == change.numel() + change[..., 0].numel() * dtype.itemsize
+    nothing = KeyValue(*torch.zeros_like(change))
+    for got, part in zip(held.added_to(nothing, 0.5), change, strict=True):
+        assert got.dtype == dtype
+        assert not got[3].any()
+        rest = [0, 1, 2, 4]
+        error = (2 * got.float() - part.float())[rest].norm(dim=-1) / part.float()[rest].norm(dim=-1)
+        assert error.max() <= (0.01 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.parametrize(
+    ("refreshes", "unread"),
+    [(0, set()), (1, set()), (2, {0}), (4, {0, 1, 2, 3})],
+)
+def test_refreshes_of_which_no_step_adds_anything_read_no_records(
+    builtin_kind: Checkpoint, refreshes: int, unread: set[int]
+) -> None:
+    """Of four steps, two refreshes are the first two, and the second one's correction is the one that is added."""
+    editor = an_editor(builtin_kind, store := CountedStore())
+    request = a_request(refreshes=refreshes, steps=4)
+    editor.edit(request)
+    store.reads.clear()
+    timings = editor.edit(request).timings
+    assert set(store.reads) == set(range(4)) - unread
+    assert (timings.cache, timings.refreshes, timings.dense_steps) == ("hit", refreshes, refreshes)
+
+
+def test_which_refreshes_are_of_no_use() -> None:
+    assert unused_refreshes({0, 4, 5, 9}, 10) == {4, 9}
+    assert unused_refreshes({0}, 1) == {0}
+    assert unused_refreshes((), 3) == set()
+    assert unused_refreshes({0, 3, 6, 9}, 12, {4, 5, 7, 10, 11}) == {3, 9}
+
+
+class Exact:
+    """A change without rounding."""
+
+    def __init__(self, *parts: Tensor) -> None:
+        self.parts = parts
+
+    @classmethod
+    def of(cls, *parts: Tensor) -> Exact:
+        return cls(*parts)
+
+    def added_to(self, kv: KeyValue, weight: float) -> KeyValue:
+        return KeyValue(*(torch.add(old, new, alpha=weight) for old, new in zip(kv, self.parts, strict=True)))
+
+
+def test_rounding_changes_costs_no_likeness(builtin_kind: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 0.3 dB in the median of some edits, which are a factor of 1.035 in the latents' error."""
+    riders = [replace(RIDER, seed=seed, picture=seed, refreshes=refreshes) for seed in range(3) for refreshes in (1, 3)]
+    rounded = [error_of(builtin_kind, rider) for rider in riders]
+    monkeypatch.setattr(correction, "Change", Exact)
+    exact = [error_of(builtin_kind, rider) for rider in riders]
+    assert rounded != exact
+    assert median(ours / theirs for ours, theirs in zip(rounded, exact, strict=True)) <= 10 ** (0.3 / 20)

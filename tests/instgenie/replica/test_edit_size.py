@@ -40,8 +40,23 @@ def test_refreshed_edits_hold_a_correction_and_compute_all_tokens(builtin_kind: 
     with editor.start(Rider(refreshes=1).request) as edit:
         edit.advance()
         assert edit.state.correction is not None
-        held = sum(part.nbytes for branch in edit.state.correction.branches for kv in branch for part in kv)
+        held = sum(change.num_bytes for branch in edit.state.correction.branches for change in branch)
     context_tokens = plain.index.num_tokens - plain.index.num_active
-    assert held == 2 * context_tokens * size.record_bytes
+    assert held == 2 * context_tokens * size.correction_bytes
     assert size.num_bytes(refreshed) - size.num_bytes(plain) == held + 2 * context_tokens * size.row_bytes
+    editor.close()
+
+
+def test_corrections_that_are_held_at_once(builtin_kind: Checkpoint) -> None:
+    """Two at most; none is held of the last step, and of one that another refresh follows."""
+    editor = an_editor(builtin_kind)
+    size = EditSize.of(editor)
+    plain = editor.prepare(Rider(steps=4).request)
+    context_tokens = plain.index.num_tokens - plain.index.num_active
+    found = {}
+    for refreshes, steps in ((1, 4), (2, 4), (3, 12), (5, 20), (4, 4), (1, 1)):
+        prepared = editor.prepare(Rider(refreshes=refreshes, steps=steps).request)
+        more = size.num_bytes(prepared) - size.num_bytes(plain) - 2 * context_tokens * size.row_bytes
+        found[refreshes, steps] = more / (2 * context_tokens * size.correction_bytes)
+    assert found == {(1, 4): 1, (2, 4): 1, (3, 12): 2, (5, 20): 2, (4, 4): 0, (1, 1): 0}
     editor.close()
