@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from instgenie.idle_threads import let_idle_threads_sleep
 let_idle_threads_sleep()  # before torch is imported anywhere
 settings.register_profile("tests", deadline=None)  # that an example took long is no failure: machines are busy
 settings.load_profile("tests")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup servers would inherit that it is ignored, and heed that
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
