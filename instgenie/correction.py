@@ -6,10 +6,10 @@ step, are the *correction*: it is added to the records of the steps that follow.
 taken from the records, and what the edit changes from the refresh. Used in place of the records, K and V of a refresh
 go stale within a few steps (30 to 40 dB inside the mask where the correction gives 36 to 45, with two refreshes of 20).
 
-Where a template has records of some steps only, a refresh between them is compared with those that stand for its step,
-since the steps that follow mostly read the same ones. With drift 0.1 and 0.25 and three refreshes, that gave 52 and 46 dB
-in the median of five edits of the embedded model; 48 and 43 where such a refresh corrected nothing, and 52 and 43 where
-it was moved to the nearest step that was kept.
+Where a template has records of some steps only, a refresh between them is compared with those that stand for its
+step, since the steps that follow mostly read the same ones. With drift 0.1 and 0.25 and three refreshes, that gave 52
+and 46 dB in the median of five edits of the embedded model; 48 and 43 where such a refresh corrected nothing, and 52
+and 43 where it was moved to the nearest step that was kept.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def unused_refreshes(refresh_steps: Collection[int], steps: int, extrapolated: C
 class Change:
     """What is to be added to K and V of one block, in a byte an element: half the memory of bfloat16.
 
-    A row is one token's head. Of it, no element is off by more than 1/254 of the largest one. In pictures that is nothing:
-    47.9 dB inside the mask in the median of five edits of the embedded model, with rounding or without.
+    A row is one token's head. Of it, no element is off by more than 1/254 of the largest one. In pictures that is
+    nothing: 47.9 dB inside the mask in the median of five edits of the embedded model, with rounding or without.
 
     Attributes:
         values: of K and of V, [U, H, D] int8 each.

@@ -78,7 +78,13 @@ def serve(
         int | None, typer.Option(min=1, max=1024, help="Most edits in a step.", show_default="suits the device")
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens that a step computes.", show_default="suits the device")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most tokens that a step computes. An edit whose first step needs more, as one that computes all "
+            "tokens may, is taken only where nothing else runs.",
+            show_default="suits the device",
+        ),
     ] = None,
     compile: Annotated[  # noqa: A002 the option's name
         bool, typer.Option(help="Compile parts of the model, which takes up to a minute; no faster on a CPU.")

@@ -15,14 +15,19 @@ _CUDA_ROWS, _CPU_ROWS = 32_768, 4096
 _CANVASES = 2
 
 
+def dense_rows(checkpoint: Checkpoint) -> int:
+    """Rows of an edit's step that computes all tokens of the largest canvas: a refresh's."""
+    settings = checkpoint.settings
+    return (1 if checkpoint.distilled else 2) * (settings.canvas_tokens + settings.text_tokens)
+
+
 def default_limits(checkpoint: Checkpoint) -> BatchLimits:
     """Edits and lanes may take a quarter of the memory that is free once the model is loaded.
 
     Several steps of a lane in one forward are no faster on a CPU, and would keep edits waiting.
     """
-    device, settings = checkpoint.forward.device, checkpoint.settings
-    passes = 1 if checkpoint.distilled else 2
-    least_rows = _CANVASES * passes * (settings.canvas_tokens + settings.text_tokens)
+    device = checkpoint.forward.device
+    least_rows = _CANVASES * dense_rows(checkpoint)
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         rows = max(_CUDA_ROWS, least_rows)

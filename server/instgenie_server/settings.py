@@ -146,7 +146,10 @@ class EngineSettings(_Group):
         default=None, ge=1, le=1024, description="Most edits in a denoising step; none is automatic, by the device."
     )
     batch_tokens: int | None = Field(
-        default=None, ge=1, description="Most tokens that a denoising step computes; none is automatic, by the device."
+        default=None,
+        ge=1,
+        description="Most tokens that a denoising step computes; none is automatic, by the device. An edit whose first "
+        "step needs more, as one that computes all tokens may, is taken only where nothing else runs.",
     )
     compile: bool = Field(
         default=False,
