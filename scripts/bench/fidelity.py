@@ -49,6 +49,7 @@ MASK_EDGES = (0.1, 0.2, 0.35)  # shares of the picture, between which cases are 
 TRACED = ("halo 1", "default", "halo 1, 3 refreshes")
 TRACED_CASES = 4
 FEWEST_CASES = 20  # of a setting that clients may choose
+PROGRESS_CASES = 10  # after so many it says how far it is
 
 Found = Mapping[str, Sequence[Likeness]]
 
@@ -204,6 +205,8 @@ def main(values: Sequence[str] | None = None) -> None:
     cases = measuring.cases(options.cases)
     for number in deadline.rounds(len(cases)):
         measuring.measure(number, cases[number], settings)
+        if not (number + 1) % PROGRESS_CASES:
+            print(f"{number + 1} of {len(cases)} cases", file=sys.stderr, flush=True)
     results = measuring.results()
     about = {
         "model": checkpoint.settings.name,
