@@ -20,6 +20,8 @@ from instgenie_server.processes.restarts import Restarts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+# For one that is not ready. It has nothing to finish, and may hear of it late: an import of torch takes seconds.
+UNREADY_STOP_SECONDS = 1.0
 READY_LINE = "serving at "
 ERROR = "error: "  # begins the line that a program says last where it cannot go on
 MAX_LINE_CHARS = 500  # of the last line, which says why it ended
@@ -263,8 +265,9 @@ class KeptProcess:
                 reason = f"its process ended by signal {-code}" if code < 0 else f"its process ended with code {code}"
         finally:
             too_slow.cancel()
+            was_ready = self._life is not None
             self._end_life(reason)  # first: who waits for its answers waits in vain
-            await self._end(process)
+            await (self._end(process) if was_ready else self._end_unready(process))
             await asyncio.gather(*readers)
             self._process = self.process_id = None
         return code, is_renewed
@@ -315,15 +318,30 @@ class KeptProcess:
 
     async def _end(self, process: ChildProcess, stop_seconds: float | None = None) -> None:
         """Ask a process to end, and kill it where it does not."""
-        if process.returncode is None:
-            after_seconds = self._command.stop_seconds if stop_seconds is None else stop_seconds
-            with suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                async with asyncio.timeout(after_seconds):
-                    await process.wait()
-            except TimeoutError:
-                self._log.warning(self._event("does not end: it is killed"), after_seconds=after_seconds)
-                with suppress(ProcessLookupError):
-                    process.kill()
+        after_seconds = self._command.stop_seconds if stop_seconds is None else stop_seconds
+        if not await _ends_within(process, after_seconds):
+            self._log.warning(self._event("does not end: it is killed"), after_seconds=after_seconds)
+            await _killed(process)
+
+    async def _end_unready(self, process: ChildProcess) -> None:
+        """Likewise, but without patience."""
+        if not await _ends_within(process, min(UNREADY_STOP_SECONDS, self._command.stop_seconds)):
+            self._log.info(self._event("was not ready yet: it is killed"))
+            await _killed(process)
+
+
+async def _ends_within(process: ChildProcess, seconds: float) -> bool:
+    """Ask a process to end: whether it has by then."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 await process.wait()
+    return process.returncode is not None
+
+
+async def _killed(process: ChildProcess) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

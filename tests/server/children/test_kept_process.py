@@ -32,6 +32,10 @@ if mode == "goes on":
     for line in ("error: no disk", "but there is memory", "error: no memory either"):
         print(line, file=sys.stderr)
     sys.exit(2)
+if mode == "loads":  # and hears nothing meanwhile
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("loading", file=sys.stderr, flush=True)
+    mode = "silent"
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if mode != "silent":
@@ -207,6 +211,20 @@ async def test_an_error_that_is_not_its_last_word_is_told(folder: Path) -> None:
             assert not await process.start()
     assert [line["event"] for line in logged] == ["error: no disk", "but there is memory"]
     assert process.last_line == "error: no memory either"
+
+
+async def test_one_that_is_not_ready_yet_is_not_waited_for_at_the_end(folder: Path) -> None:
+    process = kept(command_of(folder, "loads"))
+    starting = asyncio.create_task(process.start())
+    while process.last_line != "loading":  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    with capture_logs() as logged:
+        async with asyncio.timeout(30):  # of the 60 s that one that is ready would have
+            await process.stop()
+    assert not await starting
+    assert [(line["event"], line["log_level"]) for line in logged] == [
+        ("the child was not ready yet: it is killed", "info")
+    ]
 
 
 async def test_one_that_does_not_become_ready_is_killed(folder: Path) -> None:
