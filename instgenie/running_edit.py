@@ -111,9 +111,11 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         return self.template.key
 
     @property
-    def record_steps(self) -> range:
-        """The template's steps that its own steps need, from the next one on."""
-        return range(self.state.record_step, self.template.steps)
+    def record_steps(self) -> list[int]:
+        """The template's steps whose records its own steps read, from the next one on."""
+        state = self.state
+        left_out = state.extrapolated | self._unread_steps
+        return [state.first_step + step for step in range(self.step, self.steps) if step not in left_out]
 
     @property
     def is_cached(self) -> bool:

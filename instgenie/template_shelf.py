@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from instgenie.device_tier import DeviceTier, StepKey, default_buffer_bytes, default_device_cache_bytes
 from instgenie.edit_state import segment_shapes
@@ -168,7 +168,7 @@ class TemplateShelf:
         except CacheError as error:
             log.warning("the cache cannot be closed: %s", error)
 
-    def _reader(self, template: Template, steps: range) -> TemplateReader | None:
+    def _reader(self, template: Template, steps: Sequence[int]) -> TemplateReader | None:
         device = self.device_tier.read(template.key)  # before the lease: so a template that is dropped now is noticed
         form = template.form(self._model)
         try:

@@ -102,6 +102,12 @@ def claims(checkpoint: Checkpoint, steps: Steps) -> list[Check]:
             most=1.15,
             is_timed=True,
         ),
+        Check(
+            name="time of a step that is computed to that of one that a step cache extrapolates",
+            measure=lambda: extrapolated_speedup(steps),
+            least=20,
+            is_timed=True,
+        ),
         Check(name="time of a planned step over the optimum, less 1, at worst", measure=over_optimum, most=1e-9),
         Check(name="bytes of records in int8 to raw ones in bf16", measure=int8_bytes, most=0.56),
         Check(
@@ -116,6 +122,12 @@ def masked_speedup(steps: Steps) -> float:
     """Of a step of ours that computes the usual mask's tokens, over one that computes all."""
     active = square_positions(steps.side, USUAL_MASK)
     return time_ratio(lambda: steps.dense(1), lambda: steps.masked(active, 1))
+
+
+def extrapolated_speedup(steps: Steps) -> float:
+    """Of a step that a step cache leaves out, over one that computes the usual mask's tokens."""
+    active = square_positions(steps.side, USUAL_MASK)
+    return time_ratio(lambda: steps.masked(active, 1), lambda: steps.extrapolated(active, 1))
 
 
 def over_optimum() -> float:

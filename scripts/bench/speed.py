@@ -6,11 +6,10 @@ A Flux transformer of 71M random weights and 1,024 image tokens, as in `engine.p
 computed, a halo included. `of ideal` is the speed-up against the one that the operations of both passes would give,
 linear layers and attention counted exactly.
 
-A step cache saves steps, whatever the mask: of `skipped` steps it computes the first block alone. What that takes is
-measured with diffusers' first-block cache, which decides by the picture how many it skips (`peers.py` has that, and
-what it does to the picture). `crossing` is the mask at which masked compute without a step cache is as fast. `both`
-would be masked compute which in skipped steps computes the first block of its masked tokens; its two kinds of steps are
-measured, each by itself.
+A step cache saves steps, whatever the mask. Of those that it skips, diffusers' first-block cache computes the first
+block, and decides by the picture how many they are (`peers.py` has that, and what it does to the picture). `crossing`
+is the mask at which masked compute without a step cache is as fast. `both` is masked compute with our own step cache,
+which extrapolates the steps that it skips. The kinds of steps are measured each by itself, and put together.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from bench.engine import TEXT_TOKENS, medium_flux, square_positions
 from bench.harness import Deadline, Spread, arguments, ratios, show, timed_ms, write_results
 from bench.speed_flops import pass_flops
 from bench.speed_plot import plot
-from bench.speed_steps import Steps, first_block_alone, skipped_step
+from bench.speed_steps import Steps, skipped_step
 from instgenie.host import quiet_libraries
 
 MASKS = (0.05, 0.11, 0.20, 0.35, 0.50)
@@ -69,7 +68,7 @@ class Crossing:
     Attributes:
         speedup: of the step cache alone.
         crossing: share of the tokens at which masked compute alone is as fast; 0 below the smallest mask.
-        masked, both: speed-ups at the usual mask without and with skipped steps.
+        masked, both: speed-ups at the usual mask without and with extrapolated steps.
     """
 
     batch: int
@@ -80,25 +79,25 @@ class Crossing:
     both: float
 
 
-def measure(steps: Steps, first_block: Steps, deadline: Deadline) -> dict[int, dict[str, list[float]]]:
+def measure(steps: Steps, deadline: Deadline) -> dict[int, dict[str, list[float]]]:
     """Milliseconds of an edit's step in each round, by size of batch and name of the step."""
     for batch in BATCHES:
-        _one_round(steps, first_block, batch)  # does not count
+        _one_round(steps, batch)  # does not count
     found: dict[int, dict[str, list[float]]] = {batch: {} for batch in BATCHES}
     for _ in deadline.rounds():
         for batch, times in found.items():
-            for name, ms in _one_round(steps, first_block, batch).items():
+            for name, ms in _one_round(steps, batch).items():
                 times.setdefault(name, []).append(ms)
     return found
 
 
-def _one_round(steps: Steps, first_block: Steps, batch: int) -> dict[str, float]:
+def _one_round(steps: Steps, batch: int) -> dict[str, float]:
     active = {mask: square_positions(steps.side, mask) for mask in MASKS}
     works: dict[str, Callable[[], object]] = {
         DIFFUSERS: partial(steps.diffusers, batch),
         DENSE: partial(steps.dense, batch),
         **{masked(mask): partial(steps.masked, tokens, batch) for mask, tokens in active.items()},
-        skipped(USUAL): partial(first_block.masked, active[USUAL], batch),
+        extrapolated(USUAL): partial(steps.extrapolated, active[USUAL], batch),
     }
     times = {name: timed_ms(work) / batch for name, work in works.items()}
     with skipped_step(steps, batch) as work:
@@ -111,22 +110,22 @@ def masked(mask: float) -> str:
     return f"ours, {mask:.0%} of the tokens"
 
 
-def skipped(mask: float) -> str:
-    """Name of a step of which only the first block is computed."""
-    return f"ours, {mask:.0%} of the tokens, first block alone"
+def extrapolated(mask: float) -> str:
+    """Name of a step that is not computed."""
+    return f"ours, {mask:.0%} of the tokens, extrapolated"
 
 
 def step_rows(times: dict[str, list[float]], batch: int, steps: Steps) -> list[StepRow]:
     """The figures of a batch's steps."""
     tokens = steps.side**2
     active = {masked(mask): len(square_positions(steps.side, mask)) for mask in MASKS}
-    active[skipped(USUAL)] = active[masked(USUAL)]
+    active[extrapolated(USUAL)] = active[masked(USUAL)]
     config = steps.forward.transformer.config
     dense_flops = pass_flops(config, TEXT_TOKENS, tokens, tokens)
     rows = []
     for name, ms in times.items():
         computed = active.get(name, tokens)
-        is_whole = name not in (SKIP, skipped(USUAL))
+        is_whole = name not in (SKIP, extrapolated(USUAL))
         ideal = dense_flops / pass_flops(config, TEXT_TOKENS, computed, tokens) if is_whole else None
         speedup = median(ratios(times[DIFFUSERS], ms))
         rows.append(StepRow(name, batch, computed / tokens, Spread.of(ms), speedup, ideal))
@@ -138,7 +137,7 @@ def crossings(rows: Sequence[StepRow]) -> list[Crossing]:
     by_name = {row.step: row for row in rows}
     # Times against a dense step of diffusers.
     line = sorted((row.active, 1 / row.speedup) for row in rows if row.step in {DENSE, *map(masked, MASKS)})
-    usual, skip, both_skip = (1 / by_name[name].speedup for name in (masked(USUAL), SKIP, skipped(USUAL)))
+    usual, skip, both_skip = (1 / by_name[name].speedup for name in (masked(USUAL), SKIP, extrapolated(USUAL)))
     found = []
     for share in SKIPPED:
         alone = 1 - share + share * skip
@@ -201,7 +200,7 @@ def main() -> None:
     deadline = Deadline(options.minutes)
     dtype = getattr(torch, options.dtype)
     steps = Steps(medium_flux(dtype), options.side)
-    times = measure(steps, Steps(first_block_alone(medium_flux(dtype)), options.side), deadline)
+    times = measure(steps, deadline)
     rows = {batch: step_rows(of_batch, batch, steps) for batch, of_batch in times.items()}
     lines = [crossing for of_batch in rows.values() for crossing in crossings(of_batch)]
     every = [row for of_batch in rows.values() for row in of_batch]

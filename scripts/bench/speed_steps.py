@@ -1,21 +1,27 @@
-"""Steps of the medium Flux that are timed: dense, on masked tokens, and with a first-block cache that skips or not."""
+"""Steps of the medium Flux that are timed: dense, on masked tokens, and those that step caches leave out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.hooks import FirstBlockCacheConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.engine import CHANNELS, TEXT_DIM, TEXT_TOKENS
 from instgenie.conditioning import image_ids
+from instgenie.edit_state import EditState, Guidance, leap, start_edit
+from instgenie.known_velocity import KnownVelocity
 from instgenie.models.flux import FluxForward
 from instgenie.models.segment import Segment
 from instgenie.records import RecordForm, StepContext, StepRecorder
+from instgenie.text import Prompt
+from instgenie.token_index import TokenIndex
+from instgenie.trajectory import Trajectory
 from instgenie_cache import MemoryStore
 
 
@@ -45,6 +51,7 @@ class Steps:
         lease = store.lease("template")
         assert lease is not None
         self._lease = lease
+        self._states: dict[Tensor, EditState] = {}
 
     @torch.inference_mode()
     def diffusers(self, batch: int) -> Tensor:
@@ -70,6 +77,24 @@ class Steps:
         inactive[active] = False
         rest = inactive.nonzero()[:, 0]
         return self.forward([self._segment(active, rest) for _ in range(batch)])
+
+    def extrapolated(self, active: Tensor, batch: int) -> int:
+        """A step that a step cache leaves out, of edits with those tokens [M] masked: how many were taken."""
+        return sum(leap(replace(self._state(active))) for _ in range(batch))
+
+    def _state(self, active: Tensor) -> EditState:
+        """After two steps, before one that is not computed; the same each time, for what it takes is not the step's."""
+        if active not in self._states:
+            editable = torch.zeros(self.side**2, dtype=torch.bool)
+            editable[active] = True
+            noise, clean = torch.randn(2, self.side**2, CHANNELS)
+            guidance = Guidance((Prompt(self._text, self._pooled),), 1.0, False)
+            index = TokenIndex((self.side, self.side), editable, editable)
+            state = start_edit(index, Trajectory(clean, noise), noise, None, guidance, (1.0, 0.75, 0.5, 0.25))
+            state.step, state.extrapolated = 2, frozenset({2})
+            state.known = tuple(KnownVelocity(step, torch.randn(len(active), CHANNELS)) for step in (0, 1))
+            self._states[active] = state
+        return self._states[active]
 
     def _segment(
         self, active: Tensor | None = None, rest: Tensor | None = None, recorder: StepRecorder | None = None
@@ -97,10 +122,3 @@ def skipped_step(steps: Steps, batch: int) -> Iterator[Callable[[], object]]:
         yield step
     finally:
         transformer.disable_cache()
-
-
-def first_block_alone(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    """The transformer, which loses its other blocks: what masked compute would still do in a skipped step."""
-    transformer.transformer_blocks = transformer.transformer_blocks[:1]
-    transformer.single_transformer_blocks = nn.ModuleList()
-    return transformer

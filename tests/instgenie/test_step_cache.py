@@ -17,7 +17,7 @@ from instgenie.edit_state import EditState
 from instgenie.errors import ParameterError
 from instgenie.step_cache import FIRST_STEPS, MAX_STEP_CACHE, extrapolated_steps, next_computed
 from tests.instgenie.batches import HookedForward, Rider
-from tests.instgenie.edits import a_request, an_editor, pixels
+from tests.instgenie.edits import TappedStore, a_request, an_editor, pixels
 from tests.instgenie.tiny_flux import relative_error
 
 RIDER = Rider(steps=10, guidance=3.0, prompt="a pear", step_cache=3)
@@ -94,6 +94,17 @@ def test_as_many_passes_as_steps_that_are_computed(builtin_kind: Checkpoint, ser
     lane = 10 if timings.cache == "cold" else 0
     assert len(forward.calls) == 5 + lane
     assert timings.extrapolated_steps == 5
+
+
+def test_records_of_other_steps_are_not_read(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind, store := TappedStore())
+    editor.edit(RIDER.request)
+    store.reads.clear()
+    with editor.start(RIDER.request) as edit:
+        assert edit.record_steps == [0, 1, 2, 5, 8]
+        while not edit.done:
+            edit.advance()
+    assert sorted(set(store.reads)) == [0, 1, 2, 5, 8]
 
 
 def errors(checkpoint: Checkpoint, step_caches: Sequence[int], steps: int) -> list[float]:

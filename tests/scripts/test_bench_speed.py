@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import speed
 from bench.engine import TEXT_DIM, TEXT_TOKENS, square_positions
 from bench.harness import Spread
-from bench.speed import DENSE, DIFFUSERS, SKIP, USUAL, StepRow, crossings, mask_at, masked, skipped
+from bench.speed import DENSE, DIFFUSERS, SKIP, USUAL, StepRow, crossings, extrapolated, mask_at, masked
 from bench.speed_flops import pass_flops
-from bench.speed_steps import Steps, first_block_alone, skipped_step
+from bench.speed_steps import Steps, skipped_step
 from tests.scripts.small_flux import small_flux
 
 SIDE = 6
@@ -87,9 +87,15 @@ def test_a_skipped_step_computes_the_first_block_alone_and_the_cache_goes(steps:
     with skipped_step(steps, 1) as step:
         in_skipped = counted(step)
         assert counted(step) == in_skipped  # however often
-    alone = Steps(first_block_alone(small_flux()), SIDE)
-    assert in_skipped == counted(lambda: alone.dense(1)) < whole / 3
+    assert 0 < in_skipped < whole / 3
     assert counted(lambda: steps.diffusers(1)) == whole
+
+
+def test_an_extrapolated_step_computes_nothing_of_the_model(steps: Steps) -> None:
+    active = square_positions(SIDE, 0.2)
+    assert steps.extrapolated(active, 3) == 3
+    assert counted(lambda: steps.extrapolated(active, 3)) == 0
+    assert steps.extrapolated(active, 1) == 1  # as often as it is asked for
 
 
 def a_line(speedups: dict[str, float], batch: int = 1) -> list[StepRow]:
@@ -101,7 +107,7 @@ def a_line(speedups: dict[str, float], batch: int = 1) -> list[StepRow]:
 
 
 def test_lines_cross_where_both_take_as_long() -> None:
-    speedups = {DIFFUSERS: 1.0, DENSE: 1.0, masked(USUAL): 5.0, masked(0.5): 2.0, SKIP: 10.0, skipped(USUAL): 50.0}
+    speedups = {DIFFUSERS: 1.0, DENSE: 1.0, masked(USUAL): 5.0, masked(0.5): 2.0, SKIP: 10.0, extrapolated(USUAL): 50.0}
     found = {row.skipped: row for row in crossings(a_line(speedups, batch=4))}
     half = found[0.5]
     assert half.batch == 4
