@@ -90,13 +90,13 @@ def run_step(
     part_ms = [] if marks is None else marks.intervals_ms()
     await_device(forward.device)  # the scheduler goes by what steps take
     ms = 1000 * (time.perf_counter() - started)
+    if planner is not None and not lanes:  # whose records take time, too
+        _learn(planner, edits, steps, part_ms)
     rows = [edit.rows(step) for edit, step in zip(edits, steps, strict=True)]
     lane_rows = [len(segment.tokens) + len(segment.text) for segment in segments]
     all_rows = sum(rows) + sum(lane_rows)
-    if planner is not None and all_rows and not lanes:  # whose records take time, too
-        _learn(planner, edits, steps, part_ms)
     for edit, step, own_rows in zip(edits, steps, rows, strict=True):
-        edit.end_step(step, ms, len(edits), own_rows / max(1, all_rows))
+        edit.end_step(step, ms, len(edits), own_rows / all_rows)
     for entry, own_rows in zip(lanes, lane_rows, strict=True):
         entry.lane.finish_step(entry.step, ms * own_rows / all_rows)
     stuck = frozenset(edit for edit, is_served in zip(edits, served, strict=True) if not is_served)
@@ -134,11 +134,9 @@ def _compute(
 
     if marks is not None:
         marks.add()
-    states = [edit.state for edit, step in zip(edits, steps, strict=True) if not step.is_extrapolated]
-    if states or lanes:
-        computed = [step for step in steps if not step.is_extrapolated]
-        contexts, full_blocks = [step.context for step in computed], [step.full_blocks for step in computed]
-        advance(forward, states, contexts, full_blocks, on_block, lanes, [step.refresh for step in computed])
+    contexts, full_blocks = [step.context for step in steps], [step.full_blocks for step in steps]
+    refreshes = [step.refresh for step in steps]
+    advance(forward, [edit.state for edit in edits], contexts, full_blocks, on_block, lanes, refreshes)
     if marks is not None:
         marks.add()
 
@@ -155,8 +153,6 @@ def _learn(
     stalls_ms: dict[int, float] = {}
     predicted_ms, waited_ms = None, 0.0
     for edit, step in zip(edits, steps, strict=True):
-        if step.is_extrapolated:
-            continue
         full_blocks = step.full_blocks if step.context is not None else blocks
         segments += [(shape, full_blocks) for shape in edit.masked_shapes]
         if step.opened is not None:

@@ -59,7 +59,8 @@ class EditState:
         first_step: number of sigmas[0] in the full schedule: records are filed under full-schedule steps.
         correction: of its template's records, from its last refresh.
         extrapolated: steps that `leap` takes.
-        known: the velocities that were computed last, two at most; none where no step is extrapolated.
+        known: the velocities that were computed last, two at most, none from before the last refresh; none at all where
+            no step is extrapolated.
     """
 
     index: TokenIndex
@@ -191,20 +192,17 @@ def advance(
             state.correction = refresh.correction(state.step)
         velocity = state.guidance.combine(own).index_select(0, index.editable_among_active)
         if state.extrapolated:
-            state.known = (*state.known[-1:], KnownVelocity(state.step, velocity))
+            new = KnownVelocity(state.step, velocity)
+            # A refresh takes away what was wrong with the velocities before it: between them there is no trend.
+            state.known = (new,) if refresh is not None else (*state.known[-1:], new)
         _update(state, velocity)
 
 
-def leap(state: EditState, most: int | None = None) -> int:
-    """Take the steps that come next and are not to be computed: how many.
-
-    Args:
-        most: of them; None takes all.
-    """
+def leap(state: EditState) -> int:
+    """Take the steps that come next and are not to be computed: how many."""
     leaps = 0
-    while state.step in state.extrapolated and leaps != most:
-        before, last = state.known
-        _update(state, extrapolate(before, last, state.step))
+    while state.step in state.extrapolated:
+        _update(state, extrapolate(state.known, state.step))
         leaps += 1
     return leaps
 

@@ -39,7 +39,6 @@ class EditStep:
         before: the edit's state, which a step replaces the tensors of, and does not write to.
         source: the template's context, which its step is computed with, or corrects; None where it needs none.
         refresh: where it computes all tokens, to see what that changes in the context.
-        is_extrapolated: it computes nothing.
         full_blocks: the full prefix.
         opened: where its records are read; None where they are not, or come from a lane.
     """
@@ -49,7 +48,6 @@ class EditStep:
     full_blocks: int = 0
     opened: OpenStep | None = None
     refresh: Refresh | None = None
-    is_extrapolated: bool = False
 
     @property
     def context(self) -> WatchedContext | None:

@@ -226,6 +226,6 @@ class Editor:
 
     def _pays_alone(self, prepared: PreparedEdit) -> bool:
         index = prepared.index
-        passes = prepared.steps * prepared.passes
+        passes = (prepared.steps - len(prepared.extrapolated_steps)) * prepared.passes
         lane = self.checkpoint.settings.steps if prepared.request.steps is None else prepared.request.steps
         return lane * index.num_tokens + passes * index.num_active < passes * index.num_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,15 @@ class KnownVelocity:
     velocity: Tensor
 
 
-def extrapolate(before: KnownVelocity, last: KnownVelocity, step: int) -> Tensor:
-    """The velocity at a later step, on the line through two known ones: [E, C] float32."""
+def extrapolate(known: Sequence[KnownVelocity], step: int) -> Tensor:
+    """The velocity at a later step, [E, C] float32: on the line through two known ones, or the only one.
+
+    Args:
+        known: one or two, in the order of their steps.
+    """
+    *earlier, last = known
+    if not earlier:
+        return last.velocity
+    before = earlier[-1]
     reach = (step - last.step) / (last.step - before.step)
     return torch.lerp(before.velocity, last.velocity, 1 + reach)

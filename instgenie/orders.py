@@ -205,7 +205,7 @@ class ReplicaStats:
         lanes: templates that are being recorded.
         tokens: image and text tokens that the last step computed, over all passes.
         steps: steps run, each of the whole batch.
-        edit_steps: of single edits: `edit_steps / steps` is the mean batch.
+        edit_steps: of single edits, those that were computed: `edit_steps / steps` is the mean batch.
         step_age_seconds: since what the device is at just now began: a step, encoding or decoding; 0 where it has
             nothing to do. One that is much longer at it than `busy_seconds / steps`, and than anything may take, hangs:
             the process answers nevertheless.

@@ -124,7 +124,7 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     @property
     def masked_shapes(self) -> Sequence[SegmentShape]:
-        """What its segments compute in a block of a masked step that is not extrapolated."""
+        """What its segments compute in a block of a masked step."""
         return self._shapes
 
     @property
@@ -134,14 +134,9 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     @property
     def landings(self) -> list[int]:
-        """How many steps it may have taken when a batch's step is over, whether or not it rides with a lane."""
+        """How many steps it will have taken after each one that it computes."""
         computed = (step for step in range(self.steps) if step not in self.state.extrapolated)
         return [next_computed(step + 1, self.state.extrapolated) for step in computed]
-
-    @property
-    def is_extrapolated_next(self) -> bool:
-        """Whether its next step computes nothing."""
-        return self.step in self.state.extrapolated
 
     @property
     def must_hit(self) -> bool:
@@ -184,8 +179,6 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
 
     def shapes(self, *, is_dense: bool) -> Sequence[SegmentShape]:
         """What its segments compute in a block of the next step, blocks of a full prefix excepted."""
-        if self.is_extrapolated_next:
-            return []
         is_dense = is_dense or self.is_refreshed_next or (self._reader is None and self.lane is None)
         return [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
 
@@ -199,8 +192,6 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
             is_dense: compute all tokens.
         """
         state, reader, before = self.state, self._reader, replace(self.state)
-        if self.is_extrapolated_next:
-            return EditStep(before, None, is_extrapolated=True)
         if is_dense or self.step in self._unread_steps:
             return EditStep(before, None)
         positions = state.index.context_positions
@@ -229,20 +220,17 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
     def keep_step(self, step: EditStep) -> bool:
         """The step was computed: whether that counts; else the edit is as it was before.
 
-        Extrapolated steps that come next are taken with it, but where a lane sets the pace: the edit must not come
-        ahead of what the lane has recorded.
+        Extrapolated steps that come next are taken with it. An edit that rides with a lane waits where it has landed,
+        until the lane comes there.
         """
         if step.opened is not None and self._reader is not None and not self._reader.finish():
             self.state = step.before
             return False
-        most = None if self.lane is None else int(step.is_extrapolated)
-        self.timings.extrapolated_steps += leap(self.state, most)
+        leap(self.state)
         return True
 
     def rows(self, step: EditStep) -> int:
         """Tokens that the step computed, over all passes, a full prefix not counted."""
-        if step.is_extrapolated:
-            return 0
         is_dense = step.context is None
         shapes = [shape.in_full() for shape in self._shapes] if is_dense else self._shapes
         return sum(shape.text_tokens + shape.active_tokens for shape in shapes)
@@ -259,9 +247,6 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         if self.state is step.before:
             return
         timings, opened = self.timings, step.opened
-        timings.denoise_ms += step_ms
-        if step.is_extrapolated:
-            return
         is_served = self._reader is not None or self.lane is not None
         is_refresh = step.refresh is not None or (is_served and step.before.step in self._unread_steps)
         if is_refresh:
@@ -274,6 +259,8 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         self.taken.append(TakenStep(step_ms, step.stall_ms, plan))
         self._batches += batch
         timings.step_ms.append(step_ms)
+        timings.denoise_ms += step_ms
+        timings.extrapolated_steps += self.step - step.before.step - 1
         timings.stall_ms += step.stall_ms
         timings.full_blocks += 0 if plan is None else plan.full_prefix
 

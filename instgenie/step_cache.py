@@ -1,7 +1,8 @@
 """Steps that are not computed: their velocities are extrapolated from those before.
 
 Between two steps of a schedule a velocity changes little, and nearly on a line. With a *step cache* of n an edit
-computes one step in n, and those between go where the line through its last two computed velocities points. So it is a
+computes one step in n, and those between go where the line through its last two computed velocities points; after a
+refresh, which corrects what they were off by, where its velocity points until another one is computed. So it is a
 multistep method on the schedule of all steps: its template's records, which are of that schedule, serve it as they are.
 Masked compute takes tokens away from steps, a step cache takes steps away: what they save multiplies. Pure,
 without torch.

@@ -68,7 +68,8 @@ class TemplateShelf:
         reader = self._reader(template, steps)
         if reader is not None:
             kept = [reader.kept_step(step) for step in steps]
-            edit.timings.tier = "device" if self.device_tier.holds(template.key, kept) else reader.tier()
+            if kept:
+                edit.timings.tier = "device" if self.device_tier.holds(template.key, kept) else reader.tier()
             reader.prefetch(steps, segment_shapes(edit.state))
         return reader
 

@@ -33,6 +33,7 @@ class LaneEntry:
         jobs: edits that compute with it, or wait for its end.
         warming: told what came of it.
         waiting: called once it is over.
+        has_served: an edit has come to its end with it: a step cache needs few of its steps.
     """
 
     lane: Lane
@@ -41,11 +42,13 @@ class LaneEntry:
     warming: list[OnWarmed] = field(default_factory=list)
     waiting: list[Callable[[], None]] = field(default_factory=list)
     is_committing: bool = False
+    has_served: bool = False
 
     @property
     def is_wanted(self) -> bool:
-        """Whether it goes on: somebody waits for it, or most of it is done."""
-        return bool(self.jobs or self.warming) or 2 * self.lane.next_step >= self.lane.template.steps
+        """Whether it goes on: somebody waits for it, or it has served somebody, or most of it is done."""
+        is_waited_for = bool(self.jobs or self.warming)
+        return is_waited_for or self.has_served or 2 * self.lane.next_step >= self.lane.template.steps
 
 
 class LaneDesk:
@@ -176,6 +179,7 @@ class LaneDesk:
         key = job.edit.template_key
         if (entry := self._lanes.get(key)) is not None and job in entry.jobs:
             entry.jobs.discard(job)
+            entry.has_served |= job.edit.done
             self._end_unwanted(key, entry)
 
     def after_step(self) -> tuple[frozenset[str], dict[str, Route]]:

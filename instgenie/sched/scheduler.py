@@ -316,7 +316,7 @@ class Scheduler:
             and not self._has_other_work()
             and not self._edits.of("finished")
             and self._next_to_encode() is None
-            and not any(edit.has_refreshes_left or edit.is_extrapolated_next for edit in running)
+            and not any(edit.has_refreshes_left for edit in running)
         ):
             self._settled = _Settled(batch, packing, self._edits.changes)
 

@@ -29,8 +29,7 @@ class EditTask:
         total_tokens: image tokens of each pass in a dense one.
         num_bytes: of device memory that it holds from its encoding until it is decoded.
         refresh_steps: of its own steps, those that compute all tokens, whatever its route.
-        extrapolated_steps: of its own steps, those that compute nothing. They are taken with the one before, or with a
-            step of the lane that the edit rides with.
+        extrapolated_steps: of its own steps, those that compute nothing, and are taken with the one before.
     """
 
     id: str

@@ -35,14 +35,7 @@ class TrackedEdit:
     @property
     def rows(self) -> int:
         """Tokens that its next step computes."""
-        if self.is_extrapolated_next:
-            return 0
         return self.task.rows("dense" if self.taken in self.task.refresh_steps else self.route)
-
-    @property
-    def is_extrapolated_next(self) -> bool:
-        """Whether its next step computes nothing."""
-        return self.taken in self.task.extrapolated_steps
 
     @property
     def usual_rows(self) -> int:

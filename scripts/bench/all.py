@@ -63,8 +63,8 @@ def _pipeline(minutes: float, out: Path) -> list[str]:
 
 
 BENCHES = (
-    Bench("peers", 0.28, _by_minutes, least_minutes=1),
     Bench("fidelity", 0.28, _by_minutes, least_minutes=1),
+    Bench("peers", 0.28, _by_minutes, least_minutes=1),
     Bench("speed", 0.08, _by_minutes),
     Bench("tiers", 0.05, _by_minutes),
     Bench("engine", 0.03, _by_rounds("engine.json", 12, 5)),

@@ -32,7 +32,7 @@ class ReplicaMetrics:
         self._lanes = gauge("lanes", "Templates that are being recorded.")
         self._step_tokens = gauge("step_tokens", "Image and text tokens that the last step computed.")
         self._steps = counter("steps", "Steps, each of the whole batch.")
-        self._edit_steps = counter("edit_steps", "Steps of single edits; by steps, the mean batch.")
+        self._edit_steps = counter("edit_steps", "Steps of single edits that were computed; by steps, the mean batch.")
         self._busy_seconds = counter("busy_seconds", "Time that steps took.")
         self._stall_seconds = counter("stall_seconds", "Of it, time spent waiting for records.")
         self._ends = counter("ends", "Edits by their end.", "end")

@@ -42,10 +42,8 @@ def worst_error(
     errors = [0.0]
     for rider, together, alone in zip(batch, driver.latents, latents_alone(checkpoint, batch, codec), strict=True):
         assert max(together) >= min(max(alone), rider.leaves or max(alone))
-        assert set(together) >= {
-            step for step in alone if step <= max(together)
-        }  # beside a lane it lands on every step
-        errors += [relative_error(latents, alone[step]) for step, latents in together.items() if step in alone]
+        assert set(together) == {step for step in alone if step <= max(together)}
+        errors += [relative_error(latents, alone[step]) for step, latents in together.items()]
     return max(errors)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from instgenie.batch_step import run_step
 from instgenie.checkpoint import Checkpoint
 from instgenie.edit_state import EditState
+from instgenie.edit_step import EditStep
 from instgenie.errors import ParameterError
 from instgenie.step_cache import FIRST_STEPS, MAX_STEP_CACHE, extrapolated_steps, next_computed
 from tests.instgenie.batches import HookedForward, Rider
@@ -124,6 +125,18 @@ def test_the_more_steps_are_computed_the_closer_it_is(builtin_kind: Checkpoint) 
     assert 0 < two < five
 
 
+def test_after_a_refresh_its_velocity_holds_until_another_one_is_computed(builtin_kind: Checkpoint) -> None:
+    """What was before it has nothing to do with it: it has corrected that."""
+    editor = an_editor(builtin_kind)
+    with editor.start(replace(RIDER, refreshes=2, steps=12).request) as edit:  # at 0 and 4
+        known: dict[int, list[int]] = {}
+        while not edit.done:
+            step = edit.step
+            edit.advance()
+            known[step] = [one.step for one in edit.state.known]
+        assert known == {0: [0], 1: [0, 1], 2: [1, 2], 4: [4], 5: [4, 5], 8: [5, 8], 11: [8, 11]}
+
+
 def test_refreshes_are_computed_and_correct_the_steps_after_them(builtin_kind: Checkpoint) -> None:
     editor = an_editor(builtin_kind)
     timings = editor.edit(replace(RIDER, refreshes=3, steps=12).request).timings  # at 0, 2 and 6
@@ -157,6 +170,43 @@ def test_a_step_that_fails_is_taken_again_with_all_that_follow_it(builtin_kind: 
         forward.on_block = lambda _: None
         run_step(forward, [edit])
         assert (edit.step, edit.timings.extrapolated_steps) == (5, 2)
+
+
+def test_leaps_of_a_batch_that_fails_are_not_counted(builtin_kind: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = an_editor(builtin_kind)
+    with editor.start(RIDER.request) as first, editor.start(replace(RIDER, seed=1).request) as second:
+        for _ in range(2):
+            run_step(builtin_kind.forward, [first, second])
+
+        def fail(step: EditStep) -> bool:
+            raise RuntimeError(f"out of memory for {step}")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(second, "keep_step", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                run_step(builtin_kind.forward, [first, second])
+        assert (first.step, first.timings.extrapolated_steps) == (2, 0)
+        while not first.done:
+            run_step(builtin_kind.forward, [first, second])
+        assert len(first.timings.step_ms) + first.timings.extrapolated_steps == first.step == 10
+
+
+@pytest.mark.parametrize(("step_cache", "pays"), [(1, True), (10, False)])
+def test_recording_pays_against_a_dense_edit_with_the_same_step_cache(
+    step_cache: int, pays: bool, builtin_kind: Checkpoint
+) -> None:
+    """A lane records every step, a dense edit computes as few as one with records."""
+    request = replace(RIDER, steps=20, step_cache=step_cache).request
+    assert an_editor(builtin_kind).caching_pays(request) is pays
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.7])
+def test_with_strength_records_are_of_the_full_schedule(strength: float, builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    request = replace(RIDER, steps=12, strength=strength).request
+    timings = [editor.edit(request).timings for _ in range(2)]
+    assert [one.cache for one in timings] == ["cold", "hit"]
+    assert {len(one.step_ms) + one.extrapolated_steps for one in timings} == {round(12 * strength + 0.4)}
 
 
 def test_every_step_is_computed_by_default(builtin_kind: Checkpoint) -> None:

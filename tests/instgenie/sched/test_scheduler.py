@@ -8,7 +8,7 @@ from instgenie.sched.edit_book import Counts
 from instgenie.sched.limits import BatchLimits
 from instgenie.sched.scheduler import Scheduler
 from instgenie.sched.step_batch import Opened, StageItem, StepBatch, StepResult
-from tests.instgenie.sched.tasks import Desk, a_lane, an_edit, encoded, items_of
+from tests.instgenie.sched.tasks import Desk, a_lane, an_edit, encoded, items_of, steps_of
 
 
 def test_an_edit_is_encoded_takes_its_steps_and_is_decoded() -> None:
@@ -217,10 +217,16 @@ def test_an_extrapolated_step_is_taken_with_the_one_before() -> None:
     assert desk.step().edits == ("b",)
 
 
-def test_beside_a_lane_extrapolated_steps_compute_nothing() -> None:
-    desk = Desk()
-    desk.submit_cold("a", lane=a_lane("t"), steps=4, extrapolated_steps=frozenset({3}))
-    assert [batch.rows for batch in desk.steps(4)] == [110, 110, 110, 100]
+def test_an_edit_that_leapt_ahead_of_its_lane_waits_for_it() -> None:
+    """Its lane goes on to where it is in one step, and to the end when it is done."""
+    desk = Desk(item_seconds=0.0, lane_rows=1000)
+    desk.submit_cold("a", lane=a_lane("t", steps=8), steps=8, extrapolated_steps=frozenset({3, 4, 6, 7}))
+    found = [(batch.edits, steps_of(batch)) for batch in desk.steps(2)]
+    found += [(batch.edits, steps_of(batch)) for batch in (desk.step(StepResult(1.0, leaps={"a": 2})),)]
+    found += [(batch.edits, steps_of(batch)) for batch in desk.steps(1)]
+    found += [(batch.edits, steps_of(batch)) for batch in (desk.step(StepResult(1.0, leaps={"a": 2})),)]
+    found += [(batch.edits, steps_of(batch)) for batch in desk.steps(1)]
+    assert found == [(("a",), (0,)), (("a",), (1,)), (("a",), (2,)), ((), (3, 4)), (("a",), (5,)), ((), (6, 7))]
 
 
 def test_a_tenant_is_charged_for_what_is_computed() -> None:

@@ -272,8 +272,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         riders = [self.edits[edit_id] for edit_id in batch.edits]
         assert len(set(batch.edits)) == len(riders) <= self.limits.edits
         steps = {lane.template: lane.steps for lane in batch.lanes}
-        computing = [rider for rider in riders if rider.taken not in rider.task.extrapolated_steps]
-        rows = sum(rider.task.rows(rider.route) for rider in computing)
+        rows = sum(rider.task.rows(rider.route) for rider in riders)
         rows += sum(self.lanes[template].rows * len(numbers) for template, numbers in steps.items())
         assert batch.rows == rows
         keys = {rider.task.batch_key for rider in riders} | {self.lanes[template].batch_key for template in steps}
@@ -324,7 +323,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def leap(self, rider: Rider) -> int:
         """Steps that an edit takes with its next one."""
         following = rider.taken + 1
-        return 0 if rider.route == "lane" else next_computed(following, rider.task.extrapolated_steps) - following
+        return next_computed(following, rider.task.extrapolated_steps) - following
 
     def a_mishap(self, batch: StepBatch, data: st.DataObject) -> StepResult:
         some: Any = st.sets(st.sampled_from(batch.edits)) if batch.edits else st.just(set())

@@ -100,12 +100,9 @@ class Both:
             )
             for scheduler in self.pair:
                 scheduler.update(result)
-            if goes_wrong == "rerouted":
-                self.routes.update(dict.fromkeys(edits, "dense"))
             for lane in batch.lanes:
                 self.lanes[lane.template] += len(lane.steps)
                 if self.lanes[lane.template] == 30:
-                    self.routes[lane.template] = "records"
                     for scheduler in self.pair:
                         scheduler.committed(lane.template)
         assert self.ours.counts() == self.deciding.counts()
@@ -116,9 +113,7 @@ class Both:
         leaps = {}
         for edit in edits:
             following = self.taken[edit] + 1
-            self.taken[edit] = following
-            if self.routes[edit] != "lane":
-                self.taken[edit] = next_computed(following, self.extrapolated[edit])
+            self.taken[edit] = next_computed(following, self.extrapolated[edit])
             leaps[edit] = self.taken[edit] - following
         return leaps
 
