@@ -4,9 +4,9 @@
 
 Two models: the embedded one with held-out cases, edited from picture to picture; and a Flux transformer of 71M random
 weights and 1,024 tokens with random pictures, which says what a larger model takes, and nothing of pictures. Every
-system gets the same weights, pictures, masks, prompts, noise and steps. A round is an edit by every system; those with
-batches make the case's edit and those of the next three. Prompts and pictures were encoded before. Ours reads records
-from this process's memory; recording them is in no row (`tiers.py` has it).
+system gets the same weights, pictures, masks, prompts, noise and steps. A round is an edit by every system, and takes a
+minute or two on two cores; those with batches make the case's edit and those of the next three. Prompts and pictures
+were encoded before. Ours reads records from this process's memory; recording them is in no row (`tiers.py` has it).
 
 `speed-up` is the median over the rounds of the first row's time, diffusers' pipeline with an edit at a time, to the
 system's. PSNR is inside the mask, to what that pipeline makes of the case in float32, every token computed at every
@@ -186,6 +186,13 @@ def main() -> None:
     deadline = Deadline(options.minutes)
     checkpoint = load_model(options.model)
     steps = options.steps or checkpoint.settings.steps
+    about = {
+        "model": checkpoint.settings.name,
+        "revision": checkpoint.revision,
+        "dtype": dtype_name(checkpoint.forward.dtype),
+        "steps": steps,
+        "minutes": options.minutes,
+    }
     rows: list[Row] = []
     if "embedded" in chosen:
         requests = embedded_requests(checkpoint, MAX_CASES, steps)
@@ -199,17 +206,11 @@ def main() -> None:
             exact=lambda request: dense.edit([request])[0],
             tell=told.print,
         )
+        write_results(options.out, "peers", about, [asdict(row) for row in rows])  # the other model may take long
     if "medium" in chosen:
         medium = medium_checkpoint(checkpoint.forward.dtype, steps=steps)
         edits = medium_requests(MAX_CASES)
         rows += measure(medium, "medium", edits, deadline.share(1), only=MEDIUM_ROWS, tell=told.print)
-    about = {
-        "model": checkpoint.settings.name,
-        "revision": checkpoint.revision,
-        "dtype": dtype_name(checkpoint.forward.dtype),
-        "steps": steps,
-        "minutes": options.minutes,
-    }
     write_results(options.out, "peers", about, [asdict(row) for row in rows])
     if options.out and "embedded" in chosen:
         plot([row for row in rows if row.model == "embedded"], options.out / "peers.svg")

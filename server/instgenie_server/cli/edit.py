@@ -85,7 +85,7 @@ def edit(
     ] = None,
     step_cache: Annotated[
         int,
-        typer.Option(help="Compute one step in so many, after the first three, and extrapolate those between."),
+        typer.Option(help="Compute one step in so many, up to 10, after the first three, and extrapolate the others."),
     ] = 1,
     fidelity: Annotated[
         str | None,
@@ -145,6 +145,9 @@ def edit(
     if compare and cache is CacheChoice.OFF:
         raise ParameterError("compare", "compares the cached edit with the dense one, but the cache is off")
     asked = _fidelity(context, fidelity)
+    ruled_out = "--compare" if compare else "--cache on" if cache is CacheChoice.ON else None
+    if server is None and asked is not None and asked.psnr_db is None and ruled_out is not None:
+        raise ParameterError("fidelity", asked.rules_out(ruled_out, ()))
     output = OutputFile(out)
     picture, pixels = _read_pictures(image, mask, mask_mode)
     request = EditRequest(
@@ -184,9 +187,8 @@ def edit(
             checkpoint = loaded.editor.checkpoint
             if asked is not None:
                 request = asked.settled(request, checkpoint.measured, checkpoint.settings.steps)
-                if not request.cached and (compare or cache is CacheChoice.ON):
-                    option = "--compare" if compare else "--cache on"
-                    raise ParameterError("fidelity", f"{fidelity} computes every token, which {option} rules out")
+                if not request.cached and ruled_out is not None:
+                    raise ParameterError("fidelity", asked.rules_out(ruled_out, checkpoint.measured))
             if cache is CacheChoice.AUTO and request.cached and not compare:
                 request = replace(request, cached=loaded.editor.caching_pays(request))
             say("editing")

@@ -78,6 +78,14 @@ def _chosen(request: EditRequest) -> dict[str, Any]:
     }
 
 
+def _share(timings: EditTimings | PhaseTimings) -> float:
+    """Of the tokens that computing all of them in every step would take."""
+    taken = timings.steps if isinstance(timings, PhaseTimings) else len(timings.step_ms) + timings.extrapolated_steps
+    computed, total = taken - timings.extrapolated_steps, timings.tokens_total
+    tokens = timings.dense_steps * total + (computed - timings.dense_steps) * timings.tokens_active
+    return tokens / (taken * total) if taken and total else 0.0
+
+
 def _rounded(report: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in report.items()}
 
@@ -85,7 +93,9 @@ def _rounded(report: dict[str, Any]) -> dict[str, Any]:
 def summary(out: Path, seconds: float, timings: EditTimings | PhaseTimings, comparison: Comparison | None) -> str:
     """One line: what was written, how long it took, how much was computed."""
     active, total = timings.tokens_active, timings.tokens_total
-    line = f"wrote {out} in {seconds:.1f} s: {active} of {total} tokens computed ({active / total:.0%})"
+    line = f"wrote {out} in {seconds:.1f} s: {_share(timings):.0%} of a dense edit's tokens computed"
+    if active < total:
+        line += f", {active} of {total} in a masked step"
     if timings.tier is not None:
         line += f", the picture's records came from {timings.tier}"
     if timings.cache == "refused":

@@ -52,6 +52,14 @@ class FidelityOption:
         asked = {"mode": "exact"} if self.psnr_db is None else {"mode": "auto", "psnr_db": self.psnr_db}
         return json.dumps(asked)
 
+    def rules_out(self, option: str, measured: Iterable[MeasuredSetting]) -> str:
+        """Why an option cannot be had beside it, where it computes every token."""
+        if self.psnr_db is None:
+            return f"exact computes every token, which {option} rules out"
+        best = max((one.psnr_db for one in measured), default=None)
+        most = "none was measured" if best is None else f"the best has {best:g}"
+        return f"no measured setting has {self.psnr_db:g} dB, {most}: it computes every token, which {option} rules out"
+
     def settled(self, request: EditRequest, measured: Iterable[MeasuredSetting], model_steps: int) -> EditRequest:
         """The request with the settings that it stands for on a model; one that computes all tokens is not cached.
 

@@ -84,7 +84,8 @@ def tell(warmed: Warmed, as_json: bool) -> None:
     elif as_json:
         typer.echo(json.dumps({"image": str(warmed.item.path), **template}))
     else:
-        size = f"{template['windows_done']} windows, {template['num_bytes'] / 1e6:.1f} MB"
+        windows = template["windows_done"]
+        size = f"{windows} window{'s' * (windows != 1)}, {template['num_bytes'] / 1e6:.1f} MB"
         typer.echo(f"{template['id']}  {warmed.item.path}  {size}")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from instgenie.request import EditTimings
+from instgenie_server.cli.edit_report import summary
 from tests.server.cli.conftest import Run
 
 TIMES = ("encode_ms", "record_ms", "denoise_ms", "decode_ms", "step_ms_median", "load_ms")
@@ -86,3 +88,21 @@ def test_compare_with_everything_masked(edit: Run, image_path: Path, tmp_path: P
     assert timings["tokens_active"] == timings["tokens_total"]
     assert timings["psnr_in_mask_db"] is None
     assert "identical under the mask" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("timings", "told"),
+    [
+        # Ten steps of 20 of 100 tokens, one of all, nine extrapolated.
+        (
+            EditTimings(step_ms=[1.0] * 11, dense_steps=1, extrapolated_steps=9, tokens_active=20, tokens_total=100),
+            "15% of a dense edit's tokens computed, 20 of 100 in a masked step",
+        ),
+        (
+            EditTimings(step_ms=[1.0] * 4, dense_steps=4, tokens_active=100, tokens_total=100),
+            "100% of a dense edit's tokens computed",
+        ),
+    ],
+)
+def test_summary_tells_the_share_over_all_steps(timings: EditTimings, told: str) -> None:
+    assert summary(Path("out.png"), 1.0, timings, None) == f"wrote out.png in 1.0 s: {told}"
