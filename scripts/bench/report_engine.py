@@ -71,8 +71,9 @@ def speed(content: Content) -> str:
         table(["tokens computed", "ideal", *(f"batch of {b}" for b in batches)], steps),
         paragraph(f"""
             A step cache skips steps, whatever the mask. By how many steps it skips: speed-up of diffusers' first-block
-            cache alone; the share of computed tokens below which masked compute alone is faster; and the speed-up if
-            masked compute skipped as many (11 % of the tokens, without: {masked}), of measured steps put together:
+            cache alone; the share of computed tokens below which masked compute alone is faster; and the speed-up of
+            masked compute with a step cache that extrapolates as many (`--step-cache`; 11 % of the tokens, without:
+            {masked}), of measured steps put together:
         """),
         table(["steps skipped", *(f"{head}, batch {b}" for b in batches for head in heads)], crossings),
     )
