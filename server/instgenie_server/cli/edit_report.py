@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from instgenie.orders import PhaseTimings
+
 if TYPE_CHECKING:
-    from instgenie.orders import PhaseTimings
     from instgenie.request import EditRequest, EditTimings
     from instgenie_server.cli.comparison import Comparison
     from instgenie_server.cli.fidelity_option import FidelityOption

@@ -43,7 +43,7 @@ def test_cached_edit(edit: Run, image_path: Path, mask_path: Path, tmp_path: Pat
     assert 0 <= top <= 30 < 50 <= top + height <= 90
     assert timings["canvas"][0] * timings["canvas"][1] == 64 * timings["tokens_total"]
     assert "speedup" not in timings
-    assert f"{timings['tokens_active']} of {timings['tokens_total']} tokens" in result.stderr
+    assert f"{timings['tokens_active']} of {timings['tokens_total']} in a masked step" in result.stderr
 
 
 def test_dense_edit(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
