@@ -57,7 +57,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: a part is missing, unreadable, or of a class that is not known here; the parts do not fit.
     """
-    if not (folder / "model_index.json").is_file():
+    if not (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: is no model in the diffusers format: it has no model_index.json")
     index = read_json(folder / "model_index.json")
     codec_class = _class_of(index, "vae", folder)
