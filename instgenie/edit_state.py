@@ -192,9 +192,7 @@ def advance(
             state.correction = refresh.correction(state.step)
         velocity = state.guidance.combine(own).index_select(0, index.editable_among_active)
         if state.extrapolated:
-            new = KnownVelocity(state.step, velocity)
-            # A refresh takes away what was wrong with the velocities before it: between them there is no trend.
-            state.known = (new,) if refresh is not None else (*state.known[-1:], new)
+            state.known = (*state.known[-1:], KnownVelocity(state.step, velocity))
         _update(state, velocity)
 
 

@@ -96,6 +96,10 @@ class MeasuredSetting:
         """Of an edit of so many steps: where they are fewer, and so farther apart, every one is computed."""
         return self.step_cache if steps >= self.steps else DEFAULT_STEP_CACHE
 
+    def settings_of(self, steps: int) -> dict[str, int]:
+        """What an edit of so many steps asks for: halo, refreshes and step_cache."""
+        return {"halo": self.halo, "refreshes": self.refreshes_of(steps), "step_cache": self.step_cache_of(steps)}
+
 
 def cheapest(measured: Iterable[MeasuredSetting], psnr_db: float) -> MeasuredSetting | None:
     """The cheapest setting that holds the bound; None where only the dense edit does."""

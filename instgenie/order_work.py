@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instgenie.edit_cost import EditWork, edit_work
-from instgenie.fidelity import default_refreshes, mean_tokens, refresh_steps
+from instgenie.fidelity import default_refreshes, mean_tokens, refresh_steps, taken_steps
 from instgenie.mask import Mask, bounding_box
 from instgenie.orders import EditOrder, ModelCard
 from instgenie.step_cache import MAX_STEP_CACHE, extrapolated_steps
@@ -65,7 +64,7 @@ def order_work(order: EditOrder, model: ModelCard) -> OrderWork:
         touched = _any_of_columns(_any_of_rows(mask[top:bottom, left:right], rows), columns)
         active = int(np.count_nonzero(_widened(_widened(touched, order.halo, 0), order.halo, 1)))
     schedule = model.steps if order.steps is None else order.steps
-    steps = max(1, ceil(schedule * min(1.0, max(0.0, order.strength)) - 1e-9))  # as of `flow_sigmas`
+    steps = taken_steps(schedule, min(1.0, max(0.0, order.strength)))
     refreshes = min(steps, default_refreshes(steps) if order.refreshes is None else max(0, order.refreshes))
     if active == rows * columns:
         refreshes = 0  # all is computed as it is

@@ -226,6 +226,9 @@ class RunningEdit(AbstractContextManager["RunningEdit"]):
         if step.opened is not None and self._reader is not None and not self._reader.finish():
             self.state = step.before
             return False
+        if step.before.step in self._refresh_steps:
+            # It takes away what was wrong with the velocities before it: between them and its own there is no trend.
+            self.state.known = self.state.known[-1:]
         leap(self.state)
         return True
 

@@ -137,6 +137,15 @@ def test_after_a_refresh_its_velocity_holds_until_another_one_is_computed(builti
         assert known == {0: [0], 1: [0, 1], 2: [1, 2], 4: [4], 5: [4, 5], 8: [5, 8], 11: [8, 11]}
 
 
+def test_so_does_the_velocity_of_a_refresh_after_which_nothing_is_computed(builtin_kind: Checkpoint) -> None:
+    editor = an_editor(builtin_kind)
+    with editor.start(replace(RIDER, refreshes=2, steps=12, step_cache=10).request) as edit:  # at 0 and 4
+        while not edit.done:
+            edit.advance()
+        assert [one.step for one in edit.state.known] == [4]
+        assert (edit.timings.refreshes, edit.timings.extrapolated_steps) == (2, 8)
+
+
 def test_refreshes_are_computed_and_correct_the_steps_after_them(builtin_kind: Checkpoint) -> None:
     editor = an_editor(builtin_kind)
     timings = editor.edit(replace(RIDER, refreshes=3, steps=12).request).timings  # at 0, 2 and 6

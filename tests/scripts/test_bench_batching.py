@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,16 +23,10 @@ from instgenie.prepared_edit import PreparedEdit
 from instgenie.request import EditRequest
 from instgenie.tracing import open_trace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 3
 SYSTEMS = ("ours", "ours, static", "ours, inline", "dense, static")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,9 @@ from instgenie.checkpoint import load_checkpoint
 from instgenie.codecs import CodecName
 from instgenie.request import EditRequest
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENS, STEPS, BLOCKS, HEADS, CHANNELS = 64, 4, 2, 2, 16  # of an edit of 64x64 pixels with the tiny model
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_codecs_are_measured_against_raw_records_and_dense_edits(tiny_builtin: Path) -> None:

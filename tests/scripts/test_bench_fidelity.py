@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from instgenie.checkpoint import load_checkpoint
 from instgenie.fidelity import MeasuredSetting
 from instgenie.request import EditRequest
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 12
 DENSE_STEPS = {  # of 12, by setting
     "default": 1,
@@ -29,14 +30,6 @@ DENSE_STEPS = {  # of 12, by setting
     "halo 1, first 2 steps dense": 2,
     "halo 1, every 5th step dense": 3,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def a_picture(seed: int, side: int = 192) -> NDArray[np.uint8]:

@@ -24,15 +24,9 @@ from instgenie.request import EditRequest
 from tests.instgenie.edits import a_request, an_editor, pixels, random_picture
 from tests.scripts.small_flux import small_flux
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

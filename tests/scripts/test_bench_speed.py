@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,15 +21,9 @@ from bench.speed_flops import pass_flops
 from bench.speed_steps import Steps, skipped_step
 from tests.scripts.small_flux import small_flux
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

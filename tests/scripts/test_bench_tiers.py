@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,9 @@ from instgenie.checkpoint import Checkpoint, load_checkpoint
 from instgenie.request import EditTimings
 from tests.instgenie.edits import a_request, an_editor, pixels
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HOST_BYTES = 64 << 20
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from instgenie.fidelity import DEFAULT_PSNR_DB, MAX_PSNR_DB, MIN_PSNR_DB, cheapest, taken_steps
 
@@ -70,5 +70,5 @@ class FidelityOption:
         if setting is None:
             return replace(request, cached=False)
         steps = taken_steps(request.steps or model_steps, request.strength)
-        refreshes, step_cache = setting.refreshes_of(steps), setting.step_cache_of(steps)
-        return replace(request, halo=setting.halo, refreshes=refreshes, step_cache=step_cache)
+        chosen: dict[str, Any] = {**setting.settings_of(steps)}
+        return replace(request, **chosen)

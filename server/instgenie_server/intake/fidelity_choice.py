@@ -84,8 +84,7 @@ def settled(form: _Form, card: ModelCard) -> _Form:
     setting = None if asked.mode == "exact" else cheapest(card.measured, asked.psnr_db)
     if setting is not None:
         steps = taken_steps(form.steps or card.steps, form.strength)
-        chosen = {"refreshes": setting.refreshes_of(steps), "step_cache": setting.step_cache_of(steps)}
-        return form.model_copy(update={"halo": setting.halo} | chosen)
+        return form.model_copy(update=setting.settings_of(steps))
     if form.cache == "only":
         bound = (
             "exact" if asked.mode == "exact" else f"{asked.psnr_db:g} dB, which no measured setting of the model held,"
