@@ -41,7 +41,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
         for name, field in schema["properties"].items():
             kind = f"{_kind(field, schemas)}{', required' if name in required else ''}"
             rows.append((name, f"{kind}. {field.get('description', '')}".strip()))
-    replies = [(status, reply["description"] + _named(reply)) for status, reply in operation["responses"].items()]
+    replies = [row for status, reply in operation["responses"].items() for row in _reply_rows(status, reply)]
     return (
         f'<h2><span class="method">{method}</span><span class="path">{escape(path)}</span></h2>'
         f"<p>{escape(operation['summary'])}</p>{_table(rows)}{_table(replies)}"
@@ -64,6 +64,14 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     limits = [f"{sign}{schema[key]}" for key, sign in (("minimum", ">= "), ("maximum", "<= ")) if key in schema]
     default = [f"default {schema['default']}"] if schema.get("default") not in (None, "") else []
     return ", ".join([schema.get("format") or schema.get("type", "any"), *limits, *default])
+
+
+def _reply_rows(status: str, reply: dict[str, Any]) -> list[tuple[str, str]]:
+    headers = reply.get("headers", {}).items()
+    return [
+        (status, reply["description"] + _named(reply)),
+        *((name, f"header; {header['description']}") for name, header in headers),
+    ]
 
 
 def _named(reply: dict[str, Any]) -> str:

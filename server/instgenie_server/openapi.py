@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,7 +18,11 @@ from instgenie_server.readiness import ReadinessReply
 from instgenie_server.routes.templates import TemplateForm
 
 _REF = "#/components/schemas/{model}"
-_FILE = {"type": "string", "format": "binary"}
+_FILES = {
+    "image": "The template: a PNG, WebP or JPEG, told by its content.",
+    "mask": "A picture of the template's size that says what is edited, as `mask_mode` has it. Absent, the template's "
+    "transparent parts are.",
+}
 _KEY_ERRORS = (401, 403, 429, 503)
 
 
@@ -27,6 +32,7 @@ class Operation:
 
     Attributes:
         form: schema of a multipart body; `files` are its file parts, True where they are required.
+        told: what headers of the reply of status 200 say.
         is_streamed: whether a client can ask for events in place of the reply of status 200.
         replies: schema or media type by status; None is an empty reply.
         errors: statuses of error replies, besides those that every route with access control has.
@@ -39,7 +45,8 @@ class Operation:
     errors: tuple[int, ...] = ()
     form: type[BaseModel] | None = None
     json: type[BaseModel] | None = None
-    files: dict[str, bool] = field(default_factory=dict)
+    files: Mapping[str, bool] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
     query: tuple[dict[str, Any], ...] = ()
     headers: tuple[str, ...] = ()
     is_open: bool = False
@@ -55,11 +62,18 @@ _UPLOAD_ERRORS = (400, 404, 408, 413, 422, 500, 504)
 _PICTURE = "image/*"
 _EVENTS = "text/event-stream"
 
+_TOLD = {
+    "x-instgenie-seed": "the seed of the first result",
+    "x-instgenie-fidelity": "what `fidelity` chose, where it was given: a ChosenFidelity as JSON",
+    "x-instgenie-cache": "hit, cold, partial, refused or off, of each result; absent where events are streamed",
+    "x-instgenie-tier": "where the records of each result were, or none; absent where events are streamed",
+}
+
 OPERATIONS = (
     Operation(
         "post", "/v1/images/edits", "Edit a picture and wait for the result; OpenAI's clients can call it",
         {200: schemas.ImagesReply}, (*_UPLOAD_ERRORS, 409), form=EditForm,
-        files={"image": True, "mask": False}, is_streamed=True,
+        files={"image": True, "mask": False}, told=_TOLD, is_streamed=True,
     ),
     Operation(
         "post", "/v1/edits", "Accept an edit; it is durable once the reply is sent", {202: schemas.JobReply},
@@ -144,6 +158,10 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
     replies = {str(status): _reply(status, reply) for status, reply in operation.replies.items()}
     if operation.is_streamed:
         replies["200"]["content"] |= _reply(200, _EVENTS)["content"]
+    if operation.told:
+        replies["200"]["headers"] = {
+            name: {"description": told, "schema": {"type": "string"}} for name, told in operation.told.items()
+        }
     for status in (*operation.errors, *(() if operation.is_open else _KEY_ERRORS)):
         replies.setdefault(str(status), _error(status))
     result: dict[str, Any] = {
@@ -155,7 +173,7 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
         result["parameters"] = parameters
     if operation.form is not None:
         schema = definitions[operation.form.__name__]
-        body = {**schema, "properties": {**dict.fromkeys(operation.files, _FILE), **schema["properties"]}}
+        body = {**schema, "properties": {**_files(operation), **schema["properties"]}}
         body["required"] = [name for name, needed in operation.files.items() if needed] + schema.get("required", [])
         result["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": body}}}
     if operation.json is not None:
@@ -164,6 +182,10 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
     if operation.is_open:
         result["security"] = []
     return result
+
+
+def _files(operation: Operation) -> dict[str, Any]:
+    return {name: {"type": "string", "format": "binary", "description": _FILES[name]} for name in operation.files}
 
 
 def _reply(status: int, reply: type[BaseModel] | str | None) -> dict[str, Any]:

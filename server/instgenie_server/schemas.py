@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -75,6 +76,13 @@ class ChosenFidelity(_Reply):
     halo: int | None = None
     refreshes: int | None = None
     step_cache: int | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ChosenFidelity:
+        """What the settings of an edit's form say once `fidelity` has chosen them."""
+        if settings["cache"] == "off":
+            return cls(dense=True)
+        return cls(dense=False, **{name: settings.get(name) for name in ("halo", "refreshes", "step_cache")})
 
 
 class JobReply(_Reply):

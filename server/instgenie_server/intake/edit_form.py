@@ -112,7 +112,7 @@ class EditForm(BaseModel):
     refreshes: Annotated[int, Field(ge=0, le=MAX_REFRESHES), whole] | None = Field(
         default=None,
         description="Steps that compute all tokens, for a result closer to the dense edit's. Absent is one for every "
-        "20 steps, and none below 10.",
+        "20 steps, and none below 10. As many as there are steps, or more, are all of them.",
     )
     fidelity: Fidelity | None = Field(
         default=None,

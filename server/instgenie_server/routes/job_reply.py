@@ -31,19 +31,11 @@ def job_reply(request: web.Request, job: Job) -> JobReply:
         seed=job.params["seed"],
         cache=(timings or {}).get("cache"),
         tier=(timings or {}).get("tier"),
-        fidelity=_chosen(job) if job.params.get("fidelity") else None,
+        fidelity=ChosenFidelity.of(job.params) if job.params.get("fidelity") else None,
         timings=timings,
         image_url=image_url(request, job) if job.state is JobState.DONE else None,
         error=error,
     )
-
-
-def _chosen(job: Job) -> ChosenFidelity:
-    params = job.params
-    if params["cache"] == "off":
-        return ChosenFidelity(dense=True)
-    chosen = {name: params.get(name) for name in ("halo", "refreshes", "step_cache")}
-    return ChosenFidelity(dense=False, **chosen)
 
 
 def image_url(request: web.Request, job: Job) -> str:

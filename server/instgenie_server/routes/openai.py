@@ -15,14 +15,13 @@ from instgenie.errors import InvalidInputError
 from instgenie.orders import EditOrder, EditOutcome, PhaseTimings, StepReport
 from instgenie_server.api_error import ApiError, invalid
 from instgenie_server.edit_service import Room
-from instgenie_server.engine_slot import Engine
 from instgenie_server.intake import EditForm
 from instgenie_server.routes.event_stream import KEEPALIVE_SECONDS, event_stream
 from instgenie_server.routes.jobs_of_edit import deadline_seconds, run_as_jobs
 from instgenie_server.routes.keys import engine_of
 from instgenie_server.routes.read_edit import ReadEdit, new_order_id, read_edit
 from instgenie_server.routes.reply import json_reply, off_loop_if_large, to_base64
-from instgenie_server.schemas import ImageData, ImageEvent, ImagesReply, Usage
+from instgenie_server.schemas import ChosenFidelity, ImageData, ImageEvent, ImagesReply, Usage
 
 routes = web.RouteTableDef()
 
@@ -43,7 +42,7 @@ async def edit_images(request: web.Request) -> web.StreamResponse:
             return _reply(read, data, timings)
         with engine.edits.room(edit_seconds, len(orders)) as room:
             if form.stream:
-                return await _stream(request, engine, orders[0], room, deadline)
+                return await _stream(request, read, orders[0], room, deadline)
             return await _in_base64(read, await engine.edits.run(orders, room, deadline))
 
 
@@ -66,12 +65,20 @@ def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings
     )
     caches = ",".join(t.cache for t in timings)
     tiers = ",".join(t.tier or "none" for t in timings)
-    headers = {"x-instgenie-seed": str(read.seed), "x-instgenie-cache": caches, "x-instgenie-tier": tiers}
-    return json_reply(reply, headers=headers)
+    headers = {"x-instgenie-cache": caches, "x-instgenie-tier": tiers}
+    return json_reply(reply, headers=_chosen(read) | headers)
+
+
+def _chosen(read: ReadEdit) -> dict[str, str]:
+    """Headers with what a client left to the server."""
+    headers = {"x-instgenie-seed": str(read.seed)}
+    if read.form.fidelity is not None:
+        headers["x-instgenie-fidelity"] = ChosenFidelity.of(read.form.model_dump()).model_dump_json(exclude_none=True)
+    return headers
 
 
 async def _stream(
-    request: web.Request, engine: Engine, order: EditOrder, room: Room, deadline: float
+    request: web.Request, read: ReadEdit, order: EditOrder, room: Room, deadline: float
 ) -> web.StreamResponse:
     """Events of one edit. What fails before its first step is an ordinary error reply, unless it waits for long."""
     reports: asyncio.Queue[StepReport] = asyncio.Queue()
@@ -81,7 +88,7 @@ async def _stream(
         reports.put_nowait(step)
         begun.set()
 
-    edit = asyncio.create_task(engine.edits.run([order], room, deadline, report))
+    edit = asyncio.create_task(engine_of(request).edits.run([order], room, deadline, report))
     edit.add_done_callback(lambda _: begun.set())
     try:
         with contextlib.suppress(TimeoutError):
@@ -89,7 +96,7 @@ async def _stream(
                 await begun.wait()
         if edit.done():
             edit.result()
-        async with event_stream(request) as events:
+        async with event_stream(request, _chosen(read)) as events:
             try:
                 await _send_all(events, _until_done(reports, edit), edit, order)
             except (ApiError, InvalidInputError) as error:

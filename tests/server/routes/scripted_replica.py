@@ -102,8 +102,8 @@ class ScriptedWarm:
 class ScriptedReplica:
     """Calls are put into `edits` and `warms`, and run until the test lets them end; or at once, where `at_once`."""
 
-    def __init__(self, seconds: float = 1.0, *, at_once: bool = False) -> None:
-        self.seconds, self.at_once = seconds, at_once
+    def __init__(self, seconds: float = 1.0, *, at_once: bool = False, model: ModelCard = MODEL) -> None:
+        self.seconds, self.at_once, self.model = seconds, at_once, model
         self.edits: asyncio.Queue[ScriptedEdit] = asyncio.Queue()
         self.warms: asyncio.Queue[ScriptedWarm] = asyncio.Queue()
         self.pinned: set[str] = set()
@@ -111,10 +111,6 @@ class ScriptedReplica:
         self.records: dict[str, HeldTemplate] = {}
         self.step_age_seconds = 0.0
         self._running: set[ScriptedEdit | ScriptedWarm] = set()
-
-    @property
-    def model(self) -> ModelCard:
-        return MODEL
 
     @property
     def costs(self) -> StepCosts:

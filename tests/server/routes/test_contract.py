@@ -55,6 +55,7 @@ async def test_fields_of_forms(site: Site) -> None:
     assert {"image", "mask", "prompt", "n", "seed", "cache", "deadline_ms", "stream"} <= edit.keys()
     assert (job["n"]["const"], job["stream"]["const"]) == (1, False)
     assert edit["image"]["format"] == "binary"
+    assert "mask_mode" in edit["mask"]["description"]
     assert "mask" not in template
     assert template["boxes"]["type"] == "string"
     assert template["boxes"]["contentSchema"]["items"]["minItems"] == 4
@@ -136,6 +137,7 @@ async def test_the_page_needs_nobody_else(site: Site) -> None:
     assert not references.tags & {"script", "link", "img", "iframe", "object"}
     assert not re.search(r"https?:|@import|url\(|None", page)
     assert "auto | exact or an object of mode, psnr_db" in page
+    assert "x-instgenie-fidelity" in page
     for operation in OPERATIONS:
         assert operation.path in page
     for field in ("partial_images", "inpainting_mask_invert", "max_windows", "Idempotency-Key", "Last-Event-ID"):

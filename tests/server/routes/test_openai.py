@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,22 @@ from openai import AsyncOpenAI, NotFoundError, OpenAI
 from openai.types import ImagesResponse
 from PIL import Image
 
+from instgenie.fidelity import MeasuredSetting
+from instgenie_server.settings import CacheSettings, Settings
 from tests.server.intake.pictures import assert_alike, noise, png
-from tests.server.routes.site import EDITED, SIDE, Site, alpha_mask_png, form, mask_png, picture, pixels_of
+from tests.server.routes.scripted_replica import MODEL, ScriptedReplica
+from tests.server.routes.site import (
+    EDITED,
+    SIDE,
+    Site,
+    alpha_mask_png,
+    form,
+    mask_png,
+    picture,
+    pixels_of,
+    ready,
+    running_site,
+)
 
 EDITS = "/v1/images/edits"
 
@@ -145,6 +161,30 @@ async def test_addresses_of_results(openai: AsyncOpenAI) -> None:
                 assert response.status == 200
                 assert response.content_type == "image/png"
                 assert_alike(await response.read(), file)
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ("auto", {"dense": False, "halo": 1, "refreshes": 0, "step_cache": 2}),
+        ("exact", {"dense": True}),
+        (None, None),
+    ],
+)
+async def test_what_fidelity_chose(
+    asked: str | None, chosen: dict[str, Any] | None, stream: str, tmp_path: Path
+) -> None:
+    card = replace(MODEL, measured=(MeasuredSetting(1, 0, MODEL.steps, 38.0, 0.3, step_cache=2),))
+    settings = Settings(data_dir=tmp_path / "data", cache=CacheSettings(service=None))
+    fields = form(png(picture()), stream=stream, **({} if asked is None else {"fidelity": asked}))
+    async with (
+        running_site(settings, ready(ScriptedReplica(at_once=True, model=card))) as site,
+        site.session.post(EDITS, data=fields) as response,
+    ):
+        assert response.status == 200
+        told = response.headers.get("x-instgenie-fidelity")
+    assert (told and json.loads(told)) == chosen
 
 
 async def test_what_the_headers_tell(tiny: Site) -> None:
