@@ -6,7 +6,8 @@ Each case is a scene that training did not see, with a caption form that it did 
 ways of `fidelity_settings.py`, with one seed; some ways have a part of the cases. PSNR is inside the mask, MS-SSIM and
 GMSD are of whole pictures, all to the dense edit; the seam is the step across the mask's border in times of the dense
 edit's; a cost is the share of the dense edit's image tokens. Of some ways it is told how often an edit looks most like
-what was asked for, among all that the model knows, beside the dense edit of the same cases.
+what was asked for, among all that the model knows, beside the dense edit of the same cases. Costs are of all cases,
+whatever part of them a way has.
 
 --write-model puts what a client can choose by `fidelity` into the model's folder, as fidelity.json.
 """
@@ -132,6 +133,7 @@ class Measuring:
         self.known = [*concepts_of("pictured", self._concepts), *concepts_of("shape", self._concepts)]
         self.found: dict[str, list[Likeness]] = defaultdict(list)
         self.shares: dict[str, list[float]] = defaultdict(list)
+        self.costs: dict[str, list[float]] = defaultdict(list)
         self.dense_ranks: dict[str, list[int]] = defaultdict(list)
         self.errors: list[dict[str, list[float]]] = []
 
@@ -150,6 +152,7 @@ class Measuring:
 
         dense_rank = rank(dense)
         for setting in settings:
+            self.costs[setting.name].append(self._edits.cost(request, setting))
             if (number + 1) % setting.every:  # short runs, too, have cases of what all are compared by
                 continue
             edited, cost = self._edits.cached(request, setting)
@@ -165,12 +168,19 @@ class Measuring:
         """The mean of the traced cases."""
         return {name: np.mean([errors[name] for errors in self.errors], axis=0).tolist() for name in self.errors[0]}
 
+    def figures(self) -> dict[str, dict[str, float | int]]:
+        """By setting. Masks are small and large, and a part of the cases may have larger ones: costs are of all."""
+        known = len(self.known)
+        return {
+            name: summary(found, known) | {"cost": float(np.mean(self.costs[name]))}
+            for name, found in self.found.items()
+        }
+
     def results(self) -> dict[str, object]:
         """For JSON."""
         known = len(self.known)
-        figures = {name: summary(found, known) for name, found in self.found.items()}
         return {
-            "settings": figures,
+            "settings": self.figures(),
             "dense_top1": self.dense_top1(),
             "by_mask": {
                 name: by_mask(self.found[name], self.shares[name], known)
@@ -217,7 +227,7 @@ def main(values: Sequence[str] | None = None) -> None:
         "cases": len(next(iter(measuring.found.values()))),
     }
     write_results(options.out, "fidelity", about, results)
-    figures = {name: summary(found, len(measuring.known)) for name, found in measuring.found.items()}
+    figures = measuring.figures()
     if options.out:
         draw(figures, measuring.error_by_step(), options.out / "fidelity.svg")
     show(table(figures, measuring.dense_top1()))

@@ -70,6 +70,13 @@ class Edits:
         tokens = timings.dense_steps * timings.tokens_total + (computed - timings.dense_steps) * timings.tokens_active
         return np.asarray(result.picture), tokens / (steps * timings.tokens_total)
 
+    def cost(self, request: EditRequest, setting: Setting) -> float:
+        """The same share, of an edit that is not made."""
+        prepared = self._editor(setting).prepare(self._request(request, setting))
+        index, dense = prepared.index, len(prepared.refresh_steps)
+        masked = prepared.steps - len(prepared.extrapolated_steps) - dense
+        return (dense + masked * index.num_active / index.num_tokens) / prepared.steps
+
     def errors(self, request: EditRequest, settings: Sequence[Setting]) -> dict[str, list[float]]:
         """Of each setting, after each step: root mean square of the latents' error under the mask, to the dense edit's.
 

@@ -103,6 +103,7 @@ def test_edits_of_each_setting(tiny_builtin: Path) -> None:
     for setting in SETTINGS:
         edited, cost = edits.cached(request, setting)
         assert (edited[~mask] == np.asarray(picture)[~mask]).all()
+        assert edits.cost(request, setting) == pytest.approx(cost)
         if (steps := DENSE_STEPS.get(setting.name)) is not None:
             assert cost == pytest.approx((steps + (STEPS - steps) * masked_share) / STEPS)
         assert fade == instgenie.correction.FADE
