@@ -34,7 +34,7 @@ import bench.idle_threads  # noqa: F401 - first
 from bench.fidelity_edits import Edits
 from bench.fidelity_measures import Likeness, likeness, summary
 from bench.fidelity_plot import draw
-from bench.fidelity_settings import SETTINGS, Setting, refreshes_of
+from bench.fidelity_settings import FEWEST_CASES, SETTINGS, Setting, refreshes_of
 from bench.harness import Deadline, arguments, show, write_results
 from builtin_recipe.cases import Case, concepts_of, held_out_cases
 from builtin_recipe.concept_file import drawable
@@ -49,7 +49,6 @@ from instgenie.records import dtype_name
 MASK_EDGES = (0.1, 0.2, 0.35)  # shares of the picture, between which cases are told apart
 TRACED = ("halo 1", "default", "halo 1, 3 refreshes")
 TRACED_CASES = 4
-FEWEST_CASES = 20  # of a setting that clients may choose
 PROGRESS_CASES = 10  # after so many it says how far it is
 
 Found = Mapping[str, Sequence[Likeness]]

@@ -13,6 +13,8 @@ from instgenie.fidelity import default_refreshes
 # Picks, of an edit's steps, those that compute all tokens.
 PickSteps = Callable[[int], Sequence[int]]
 
+FEWEST_CASES = 20  # of a setting that clients may choose
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

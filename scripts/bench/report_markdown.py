@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+_T = TypeVar("_T")
 Content = Any  # what a file of results holds
 
 WIDTH = 120
+RESULTS_LINK = "scripts/bench/results"  # from the README of the project
 
 
 def paragraph(text: str) -> str:
@@ -31,8 +33,33 @@ def blocks(*parts: str) -> str:
 
 
 def source(file: str) -> str:
-    """A link to a file of results."""
-    return f"[JSON](scripts/bench/results/{file})"
+    """A link to a file of results, from the README of the project."""
+    return f"[JSON]({RESULTS_LINK}/{file})"
+
+
+def picture(shows: str, file: str) -> str:
+    """A picture among the results, from the README of the project."""
+    return f"![{shows}]({RESULTS_LINK}/{file})"
+
+
+def linked_from(folder: str, markdown: str) -> str:
+    """The Markdown with its links to results as they are from a document, where `folder` is that of results."""
+    return markdown.replace(f"]({RESULTS_LINK}/", "](" if folder == "." else f"]({folder}/")
+
+
+def unbeaten(rows: Iterable[_T], gain: Callable[[_T], float], price: Callable[[_T], float]) -> list[_T]:
+    """Those beside which no other one gives more for as low a price, or as much for a lower one; in their order."""
+    rows = list(rows)
+    return [
+        row
+        for row in rows
+        if not any(
+            gain(other) >= gain(row)
+            and price(other) <= price(row)
+            and (gain(other), price(other)) != (gain(row), price(row))
+            for other in rows
+        )
+    ]
 
 
 def percent(share: float, digits: int = 0) -> str:

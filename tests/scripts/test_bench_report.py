@@ -1,4 +1,4 @@
-"""The README's figures are those of the files of results."""
+"""The documents' figures are those of the files of results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.report import BLOCKS, README, RESULTS, Block, ReportError, markdown, written
-from bench.report_markdown import paragraph, table
+from bench.report import BLOCKS, DOCUMENTS, RESULTS, Block, ReportError, folder_of, markdown, written
+from bench.report_markdown import linked_from, paragraph, source, table, unbeaten
 
 SHOWN = Block(lambda content: f"It takes {content['ms']} ms.", ("some.json",))
 TEXT = "Before.\n\n<!-- figures: some -->\nold\n<!-- end of figures -->\n\nAfter.\n"
@@ -23,10 +23,31 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readme_shows_the_results() -> None:
-    readme = README.read_text()
-    assert written(readme, RESULTS) == readme, "run scripts/bench/report.py"
-    assert set(re.findall(r"<!-- figures: (.*?) -->", readme)) == BLOCKS.keys()
+def test_the_documents_show_the_results() -> None:
+    shown = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        assert written(text, RESULTS, folder=folder_of(document)) == text, "run scripts/bench/report.py"
+        shown += re.findall(r"<!-- figures: (.*?) -->", text)
+    assert set(shown) == BLOCKS.keys()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text())
+    assert targets
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_links_are_as_a_document_has_them() -> None:
+    assert linked_from(folder_of(DOCUMENTS[0]), source("a.json")) == source("a.json")
+    assert linked_from(folder_of(DOCUMENTS[1]), f"{source('a.json')} b") == "[JSON](a.json) b"
+    assert linked_from("../results", source("a.json")) == "[JSON](../results/a.json)"
+
+
+def test_what_another_beats_is_left_out() -> None:
+    rows = [(3, 1), (3, 2), (2, 1), (5, 4), (5, 4), (1, 0.5)]
+    assert unbeaten(rows, lambda row: row[0], lambda row: row[1]) == [(3, 1), (5, 4), (5, 4), (1, 0.5)]
 
 
 def test_blocks_are_written_and_what_is_around_them_is_not(results: Path) -> None:
@@ -48,12 +69,12 @@ def test_what_cannot_be_written_says_why(results: Path) -> None:
 
 
 def test_check_writes_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "written", lambda text, _: text.replace("old", "new"))
+    monkeypatch.setattr(report, "written", lambda text, *_, **__: text.replace("old", "new"))
     readme = results / "README.md"
     readme.write_text(TEXT)
-    given = ["report.py", "--readme", str(readme), "--results", str(results)]
+    given = ["report.py", str(readme), "--results", str(results)]
     monkeypatch.setattr(sys, "argv", [*given, "--check"])
-    with pytest.raises(SystemExit, match="its figures are not those of"):
+    with pytest.raises(SystemExit, match="the figures are not those of"):
         report.main()
     assert readme.read_text() == TEXT
     monkeypatch.setattr(sys, "argv", given)
@@ -111,6 +132,54 @@ def test_peers_that_are_faster_stay_in_the_table() -> None:
     assert "| TaylorSeer | 1.70 | 1.80 | 3.0 |  |  | 35 % |" in text
     assert "2 held-out cases" in text
     assert "random weights" not in text
+
+
+def test_the_strongest_peers_are_told_beside_ours() -> None:
+    def row(system: str, seconds: float, psnr_db: float | None, model: str = "embedded") -> dict[str, object]:
+        return {
+            "model": model,
+            "system": system,
+            "group": "ours" if system.startswith("ours") else "caches",
+            "batch": 1,
+            "seconds": {"median": seconds, "p95": seconds, "n": 2},
+            "speedup": 4 / seconds,
+            "psnr_db": psnr_db,
+            "worst_psnr_db": psnr_db,
+            "computed": None,
+        }
+
+    results = [
+        row("diffusers, one by one", 4, 40),
+        row("quick", 1, 38),
+        row("slow and worse", 2, 30),
+        row("ours", 2, 37),
+        row("ours, quicker and better", 1.6, 39),
+        row("quick", 0.5, None, "medium"),
+    ]
+    text = BLOCKS["unbeaten peers"].write({"about": {"steps": 20}, "results": results})
+    shown = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert shown == [
+        "| diffusers, one by one | 4.00 | 1.0 | 40.0 | 40.0 |  |",
+        "| ours | 2.00 | 2.0 | 37.0 | 37.0 |  |",
+        "| ours, quicker and better | 1.60 | 2.5 | 39.0 | 39.0 |  |",
+        "| quick | 1.00 | 4.0 | 38.0 | 38.0 | 8.0 |",
+    ]
+
+
+def test_settings_that_nothing_beats_are_told_beside_the_default() -> None:
+    def row(psnr_db: float, cost: float, n: int = 40) -> dict[str, float]:
+        return {"n": n, "psnr_db": psnr_db + 4, "psnr_p10_db": psnr_db, "ms_ssim": 0.99, "seam": 1, "cost": cost}
+
+    settings = {
+        "better": row(42, 0.5),
+        "default": row(40, 0.4),
+        "cheaper": row(41, 0.3),
+        "few cases": row(60, 0.1, n=19),
+    }
+    text = BLOCKS["unbeaten settings"].write({"about": {"cases": 200}, "results": {"settings": settings}})
+    shown = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][1:]
+    assert shown == ["| cheaper", "| default", "| better"]
+    assert "Of 3 settings that had 20 cases or more" in text
 
 
 def test_figures_stay_with_their_signs() -> None:

@@ -16,15 +16,11 @@ class FakeLink(ScriptedReplica):
     """A scripted replica behind a connection that the test cuts."""
 
     def __init__(self, model: ModelCard = MODEL, costs: StepCosts = COSTS) -> None:
-        super().__init__()
-        self._model, self._costs = model, costs
+        super().__init__(model=model)
+        self._costs = costs
         self.leaving = asyncio.Event()
         self.is_closed = asyncio.Event()
         self.hangs = False  # in questions
-
-    @property
-    def model(self) -> ModelCard:
-        return self._model
 
     @property
     def costs(self) -> StepCosts:

@@ -177,7 +177,7 @@ async def test_what_fidelity_chose(
 ) -> None:
     card = replace(MODEL, measured=(MeasuredSetting(1, 0, MODEL.steps, 38.0, 0.3, step_cache=2),))
     settings = Settings(data_dir=tmp_path / "data", cache=CacheSettings(service=None))
-    fields = form(png(picture()), stream=stream, **({} if asked is None else {"fidelity": asked}))
+    fields = form(png(picture()), stream=stream, fidelity=asked)
     async with (
         running_site(settings, ready(ScriptedReplica(at_once=True, model=card))) as site,
         site.session.post(EDITS, data=fields) as response,
