@@ -46,6 +46,9 @@ def parser_of_options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("build/builtin"), help="folder to write, %(default)s")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint, file or folder, to go on from and to write")
+    parser.add_argument(
+        "--from", dest="model", type=Path, help="model to start from, where there is no checkpoint to go on from"
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--minutes", type=float, help="length of the run; the learning rate decays towards its end")
     parser.add_argument(
@@ -125,6 +128,11 @@ def main() -> None:
     trainer.shard_bytes = shard_bytes
     if options.checkpoint and has_state(options.checkpoint):
         trainer.load(options.checkpoint)
+    elif options.model:
+        try:
+            trainer.start_from(options.model)
+        except (OSError, ValueError) as error:
+            parser.error(f"--from {options.model}: {error}")
     if on_device and trainer.seconds == 0:  # a run is as long as its first command; later ones get ready on top
         trainer.seconds = time.perf_counter() - started
     until = float("inf") if options.piece is None else started + 60 * options.piece

@@ -2,9 +2,9 @@
 
     python scripts/bench/all.py [--minutes 30] [--out FOLDER] [--only peers,speed]
 
-Results and plots go to FOLDER, by default `results/`, from which `report.py` writes the documents' figures. A bench whose
-share is too short for it is left out; one that fails, or takes far longer than its share, does not stop the others. The
-end says which these were, and the exit status is then 1. Figures of a short run are noisy.
+Results and plots go to FOLDER, by default `results/`, from which `report.py` writes the documents' figures. A bench
+whose share is too short for it is left out; one that fails, or takes far longer than its share, does not stop the
+others. The end says which these were, and the exit status is then 1. Figures of a short run are noisy.
 """
 
 from __future__ import annotations

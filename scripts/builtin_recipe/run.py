@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor
 
 from builtin_recipe.concept_file import save_concepts
@@ -30,8 +30,9 @@ class Run(ABC):
     """Holds the models, the optimizers and the clock of one run; a subclass makes the batches.
 
     Attributes:
-        step, samples: made so far, in earlier pieces too.
+        step, samples: made so far, in earlier pieces and by the model that it started from, too.
         seconds: spent on this run so far.
+        earlier_minutes: spent on the model that it started from.
         shard_bytes: size of a checkpoint's files; None is one file.
         report_every: steps between two lines of the log.
     """
@@ -52,6 +53,7 @@ class Run(ABC):
         ]
         self.rates = (recipe.muon_rate, recipe.adam_rate)
         self.step, self.samples, self.seconds = 0, 0, 0.0
+        self.earlier_minutes = 0.0
         self.shard_bytes: int | None = None
         self.report_every = 200
         self._warm_from = 0
@@ -151,6 +153,7 @@ class Run(ABC):
                 "step": self.step,
                 "samples": self.samples,
                 "seconds": self.seconds,
+                "earlier_minutes": self.earlier_minutes,
                 "warm_from": self._warm_from,
             },
         }
@@ -165,8 +168,28 @@ class Run(ABC):
             optimizer.load_state_dict(saved)
         self.step, self.samples = state["progress"]["step"], state["progress"]["samples"]
         self.seconds = state["progress"]["seconds"]
+        self.earlier_minutes = state["progress"].get("earlier_minutes", 0.0)
         # A checkpoint from before this was kept has none: no warm-up but the run's first.
         self._warm_from = state["progress"].get("warm_from", 0) if "optimizers" in state else self.step
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights that `export` wrote. The run is a new one: it warms up, and its learning rates begin anew.
+
+        Raises:
+            ValueError: the model is of another architecture.
+        """
+        transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer", local_files_only=True)
+        autoencoder = PatchAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
+        for ours, theirs in ((self.model, transformer), (self.autoencoder, autoencoder)):
+            asked, found = (json.loads(model.to_json_string()) for model in (ours, theirs))
+            for name, value in asked.items():
+                if not name.startswith("_") and found[name] != value:
+                    raise ValueError(f"{folder}: {name} is {found[name]}, the recipe's is {value}")
+        for own, taken in ((self.model, transformer), (self.average, transformer), (self.autoencoder, autoencoder)):
+            own.load_state_dict(taken.state_dict())
+        made = json.loads((folder / "training.json").read_text())
+        self.step, self.samples, self.earlier_minutes = made["step"], made["samples"], made["minutes"]
+        self._warm_from = self.step
 
     def export(self, folder: Path) -> None:
         """Write transformer/, vae/, scheduler/ and what describes them; weights in bf16, the autoencoder in fp32."""
@@ -192,7 +215,12 @@ class Run(ABC):
             "text_tokens": self.recipe.text_tokens,
         }
         (folder / "instgenie.json").write_text(json.dumps(settings, indent=1) + "\n")
-        run = {"recipe": asdict(self.recipe), "step": self.step, "samples": self.samples, "minutes": self.seconds / 60}
+        run = {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "samples": self.samples,
+            "minutes": self.earlier_minutes + self.seconds / 60,
+        }
         (folder / "training.json").write_text(json.dumps(run, indent=1) + "\n")
         save_concepts(folder, self.concepts)
 

@@ -109,5 +109,13 @@ class Trainer(Run):
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; scenes are drawn anew."""
         super().load(path)
+        self._draw_anew()
+
+    def start_from(self, folder: Path) -> None:
+        """See `Run`; scenes are drawn anew."""
+        super().start_from(folder)
+        self._draw_anew()
+
+    def _draw_anew(self) -> None:
         self.rng, self.words = np.random.default_rng(self.step), random.Random(self.step)
         torch.manual_seed(self.step)

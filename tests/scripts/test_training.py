@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,41 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert torch.isfinite(second.train_step(whole=True, rate=1.0))
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
+def test_a_run_starts_from_what_another_one_exported(tmp_path: Path) -> None:
+    first = trainer()
+    first.train_step(whole=False, rate=1.0)
+    first.seconds = 90.0
+    first.export(tmp_path)
+    second = trainer(seed=1)
+    second.start_from(tmp_path)
+    assert (second.step, second.samples, second.seconds, second.earlier_minutes) == (1, first.samples, 0, 1.5)
+    assert second.rate(0.0) == 0.01  # warms up
+    for trained, model, average in zip(
+        first.average.parameters(), second.model.parameters(), second.average.parameters(), strict=True
+    ):
+        assert torch.equal(trained.bfloat16(), model.bfloat16())
+        assert torch.equal(model, average)
+    for a, b in zip(first.autoencoder.parameters(), second.autoencoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.isfinite(second.train_step(whole=False, rate=1.0))
+    second.seconds = 30.0
+    second.save(tmp_path / "run.pt")
+    third = trainer()
+    third.load(tmp_path / "run.pt")
+    third.export(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "training.json").read_text())["minutes"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
+def test_a_run_does_not_start_from_another_architecture(tmp_path: Path) -> None:
+    trainer().export(tmp_path)
+    other = Trainer(replace(RECIPE, single_blocks=2), load_atlas(), HashEncoder())
+    with pytest.raises(ValueError, match="num_single_layers is 1, the recipe's is 2"):
+        other.start_from(tmp_path)
 
 
 def test_a_batch_computes_its_window_and_some_tokens_round_it() -> None:
