@@ -66,11 +66,11 @@ def medium_requests(count: int, side: int = 32, steps: int | None = None) -> lis
     return requests
 
 
-def square_mask(side: int, share: float) -> Mask:
+def square_mask(side: int, share: float, patch: int = PATCH) -> Mask:
     """[H, W] of side x side tokens: a centred square of about that share of them, on the tokens' borders."""
     tokens = np.zeros(side**2, bool)
     tokens[square_positions(side, share).numpy()] = True
-    return tokens.reshape(side, side).repeat(PATCH, 0).repeat(PATCH, 1)
+    return tokens.reshape(side, side).repeat(patch, 0).repeat(patch, 1)
 
 
 def embedded_requests(checkpoint: Checkpoint, count: int, steps: int | None = None) -> list[EditRequest]:
