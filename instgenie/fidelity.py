@@ -12,6 +12,7 @@ DEFAULT_HALO = 1
 DEFAULT_STEP_CACHE = 1  # every step is computed
 STEPS_A_REFRESH = 20
 MAX_REFRESHES = 1000  # as many as there can be steps
+CHOSEN_SETTINGS = ("halo", "refreshes", "step_cache")  # of an edit, by a bound
 MIN_PSNR_DB, MAX_PSNR_DB, DEFAULT_PSNR_DB = 10, 100, 35.0  # bounds that can be asked for
 
 

@@ -73,6 +73,11 @@ class TemplateShelf:
             reader.prefetch(steps, segment_shapes(edit.state))
         return reader
 
+    @property
+    def page_locked_bytes(self) -> int:
+        """Of the store's memory, what a CUDA device copies from directly."""
+        return self._page_lock.num_bytes
+
     def holds(self, key: str) -> bool:
         """Whether a template's records are there. Asking is no use of them."""
         try:

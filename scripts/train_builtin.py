@@ -32,7 +32,7 @@ import torch
 from builtin_recipe.presets import PRESETS, new_trainer
 from builtin_recipe.recipes import PATCH, DeviceRecipe
 from builtin_recipe.state_files import SHARD_BYTES, has_state
-from builtin_recipe.text_source import copy_text_encoder, load_encoder, write_text_encoder
+from builtin_recipe.text_source import copy_text_encoder, has_text_encoder, load_encoder, write_text_encoder
 from builtin_recipe.weight_shards import merge_weights, shard_weights
 from instgenie.checkpoint import BUILTIN
 
@@ -110,11 +110,14 @@ def main() -> None:
     if options.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
 
+    encoder = options.text_encoder
+    if encoder is None and options.model is not None and has_text_encoder(options.model):
+        encoder = options.model  # that its weights know
     if options.data is None:
-        copy_text_encoder(BUILTIN, options.out)
+        copy_text_encoder(encoder or BUILTIN, options.out)
     else:
         try:
-            write_text_encoder(options.data, options.text_encoder, options.out)
+            write_text_encoder(options.data, encoder, options.out)
         except FileNotFoundError as error:
             parser.error(str(error))
     trainer = new_trainer(
@@ -126,18 +129,22 @@ def main() -> None:
         compiled=options.compile,
     )
     trainer.shard_bytes = shard_bytes
+    untrained = 0  # steps, at which there is nothing new to export
     if options.checkpoint and has_state(options.checkpoint):
         trainer.load(options.checkpoint)
+        print(f"goes on from {options.checkpoint}, step {trainer.step}", flush=True)
     elif options.model:
         try:
             trainer.start_from(options.model)
         except (OSError, ValueError) as error:
             parser.error(f"--from {options.model}: {error}")
+        untrained = trainer.step
+        print(f"starts from {options.model}, step {trainer.step}", flush=True)
     if on_device and trainer.seconds == 0:  # a run is as long as its first command; later ones get ready on top
         trainer.seconds = time.perf_counter() - started
     until = float("inf") if options.piece is None else started + 60 * options.piece
     trainer.run(minutes, options.checkpoint, until=until, steps=options.steps)
-    if trainer.step == 0:
+    if trainer.step == untrained:
         spent = (time.perf_counter() - started) / 60
         sys.exit(f"no step was made in {spent:.2f} minutes, most of them for getting ready: see --minutes and --piece")
     trainer.export(options.out)
@@ -147,7 +154,8 @@ def main() -> None:
         merge_weights(options.out)
     if options.light:
         trainer.save_light(options.light, shard_bytes)
-    print(f"{options.out}: {trainer.samples} samples in {trainer.step} steps, {trainer.seconds / 60:.1f} minutes")
+    spent = trainer.earlier_minutes + trainer.seconds / 60
+    print(f"{options.out}: {trainer.samples} samples in {trainer.step} steps, {spent:.1f} minutes")
     if trainer.seconds < minutes * 60:
         print(f"{minutes - trainer.seconds / 60:.1f} minutes are left: the same command goes on")
 

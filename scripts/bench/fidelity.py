@@ -36,6 +36,7 @@ from bench.fidelity_measures import Likeness, likeness, summary
 from bench.fidelity_plot import draw
 from bench.fidelity_settings import FEWEST_CASES, SETTINGS, Setting, refreshes_of
 from bench.harness import Deadline, arguments, show, write_results
+from bench.report_markdown import unbeaten
 from builtin_recipe.cases import Case, concepts_of, held_out_cases
 from builtin_recipe.concept_file import drawable
 from builtin_recipe.retrieval import Gallery
@@ -78,16 +79,7 @@ def measured_settings(figures: Mapping[str, Mapping[str, float | int]], steps: i
         for one in SETTINGS
         if one.is_plain and (row := figures.get(one.name)) is not None and row["n"] >= FEWEST_CASES
     ]
-    best = [
-        row
-        for row in rows
-        if not any(
-            (other.psnr_db, -other.cost) != (row.psnr_db, -row.cost)
-            and other.psnr_db >= row.psnr_db
-            and other.cost <= row.cost
-            for other in rows
-        )
-    ]
+    best = unbeaten(rows, lambda row: row.psnr_db, lambda row: row.cost)
     return sorted(dict.fromkeys(best), key=lambda row: row.cost)
 
 

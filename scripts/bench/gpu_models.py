@@ -92,18 +92,18 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 
 class RandomPrompts:
-    """A `PromptEncoder` of noise, another one for every text."""
+    """A `PromptEncoder` of noise, another one for every text, on the model's device as those of real models are."""
 
-    def __init__(self, architecture: Architecture) -> None:
-        self._architecture = architecture
+    def __init__(self, architecture: Architecture, device: torch.device) -> None:
+        self._architecture, self._device = architecture, device
 
     def encode(self, texts: list[str]) -> list[Prompt]:
         """See `PromptEncoder`."""
         of, prompts = self._architecture, []
         for text in texts:
             seeded = torch.Generator().manual_seed(sum(text.encode()))
-            states = torch.randn(of.text_tokens, of.text_dim, generator=seeded)
-            prompts.append(Prompt(states, torch.randn(of.pooled_dim, generator=seeded)))
+            states = torch.randn(of.text_tokens, of.text_dim, generator=seeded).to(self._device)
+            prompts.append(Prompt(states, torch.randn(of.pooled_dim, generator=seeded).to(self._device)))
         return prompts
 
 
@@ -128,7 +128,7 @@ def random_checkpoint(name: str, dtype: torch.dtype, device: torch.device, steps
         revision="random",
         forward=FluxForward(transformer.eval().requires_grad_(False)),
         codec=PatchCodec(PatchAutoencoder(of.patch, of.channels).to(device)),
-        prompts=RandomPrompts(of),
+        prompts=RandomPrompts(of, device),
         shift=FlowShift(),
         takes_fill=False,
         distilled=True,

@@ -2,10 +2,10 @@
 
     python scripts/bench/report.py [--check] [--results FOLDER] [DOCUMENT ...]
 
-Documents are the README, which has the figures that decide, and that of the folder of results, which has all. A block
-between `<!-- figures: NAME -->` and `<!-- end of figures -->` is written anew; what stands around
-the blocks is left alone. With --check nothing is written, and the exit status is 1 where a document would change. It is
-1, too, where a block has no known name or a file of results is missing.
+Documents are the README, which has the figures that decide, and that of the folder of results, which has the others,
+and of peers and settings all. A block between `<!-- figures: NAME -->` and `<!-- end of figures -->` is written anew;
+what stands around the blocks is left alone. With --check nothing is written, and the exit status is 1 where a document
+would change. It is 1, too, where a block has no known name or a file of results is missing.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def evaluation(content: Content) -> str:
     fidelity, seam = results["cached against dense, PSNR in mask"], results["step across the mask's border"]
     return blocks(
         paragraph(f"""
-            The other rows, of {content["about"]["cases"]} cases (`.venv/bin/python scripts/eval_builtin.py`,
-            {source("eval_builtin.json")}), among the pictured things:
+            What the embedded model draws, of {content["about"]["cases"]} cases; the headline is in the README
+            (`.venv/bin/python scripts/eval_builtin.py`, {source("eval_builtin.json")}), among the pictured things:
         """),
         table(["cached edits, unless it says dense", "top-1", "top-5", "n"], rows),
         paragraph(f"""

@@ -62,9 +62,10 @@ def records(content: Content) -> str:
         for row in content["recorded"]
     ]
     return blocks(
-        paragraph("""
+        paragraph(f"""
             Records of a template of the embedded model by codec and `cache.drift`, and PSNR inside the mask, median and
-            worst of some edits, against raw records of every step (the same command):
+            worst of some edits, against raw records of every step (`.venv/bin/python scripts/bench/pipeline.py`,
+            {source("pipeline.json")}):
         """),
         table(["codec", "drift", "MB", "times smaller", "PSNR dB", "worst"], rows),
     )

@@ -32,7 +32,7 @@ class Run(ABC):
     Attributes:
         step, samples: made so far, in earlier pieces and by the model that it started from, too.
         seconds: spent on this run so far.
-        earlier_minutes: spent on the model that it started from.
+        earlier_samples, earlier_minutes: of them, what the model that it started from was made with.
         shard_bytes: size of a checkpoint's files; None is one file.
         report_every: steps between two lines of the log.
     """
@@ -53,7 +53,7 @@ class Run(ABC):
         ]
         self.rates = (recipe.muon_rate, recipe.adam_rate)
         self.step, self.samples, self.seconds = 0, 0, 0.0
-        self.earlier_minutes = 0.0
+        self.earlier_samples, self.earlier_minutes = 0, 0.0
         self.shard_bytes: int | None = None
         self.report_every = 200
         self._warm_from = 0
@@ -126,7 +126,7 @@ class Run(ABC):
             self.save(checkpoint)
 
     def _report(self, loss: float) -> None:
-        speed = self.samples / self.seconds
+        speed = (self.samples - self.earlier_samples) / self.seconds
         print(f"step {self.step} loss {loss:.4f} {speed:.1f} samples/s {self.seconds / 60:.1f} min", flush=True)
 
     def save(self, path: Path) -> None:
@@ -153,6 +153,7 @@ class Run(ABC):
                 "step": self.step,
                 "samples": self.samples,
                 "seconds": self.seconds,
+                "earlier_samples": self.earlier_samples,
                 "earlier_minutes": self.earlier_minutes,
                 "warm_from": self._warm_from,
             },
@@ -168,6 +169,7 @@ class Run(ABC):
             optimizer.load_state_dict(saved)
         self.step, self.samples = state["progress"]["step"], state["progress"]["samples"]
         self.seconds = state["progress"]["seconds"]
+        self.earlier_samples = state["progress"].get("earlier_samples", 0)
         self.earlier_minutes = state["progress"].get("earlier_minutes", 0.0)
         # A checkpoint from before this was kept has none: no warm-up but the run's first.
         self._warm_from = state["progress"].get("warm_from", 0) if "optimizers" in state else self.step
@@ -176,19 +178,22 @@ class Run(ABC):
         """Take the weights that `export` wrote. The run is a new one: it warms up, and its learning rates begin anew.
 
         Raises:
-            ValueError: the model is of another architecture.
+            OSError: the folder holds no model.
+            ValueError: the model is of another architecture, was not made by `export`, or lacks weights.
         """
-        transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer", local_files_only=True)
-        autoencoder = PatchAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
-        for ours, theirs in ((self.model, transformer), (self.autoencoder, autoencoder)):
-            asked, found = (json.loads(model.to_json_string()) for model in (ours, theirs))
-            for name, value in asked.items():
-                if not name.startswith("_") and found[name] != value:
-                    raise ValueError(f"{folder}: {name} is {found[name]}, the recipe's is {value}")
+        transformer = _exported(FluxTransformer2DModel, folder / "transformer")
+        autoencoder = _exported(PatchAutoencoder, folder / "vae")
+        asked, found = _config(self.model) | _config(self.autoencoder), _config(transformer) | _config(autoencoder)
+        for name, value in asked.items():
+            if found.get(name) != value:
+                raise ValueError(f"{name} is {found.get(name)}, the recipe's is {value}")
+        made = json.loads((folder / "training.json").read_text())
+        if missing := {"step", "samples", "minutes"} - made.keys():
+            raise ValueError(f"training.json has no {', '.join(sorted(missing))}")
         for own, taken in ((self.model, transformer), (self.average, transformer), (self.autoencoder, autoencoder)):
             own.load_state_dict(taken.state_dict())
-        made = json.loads((folder / "training.json").read_text())
-        self.step, self.samples, self.earlier_minutes = made["step"], made["samples"], made["minutes"]
+        self.step, self.samples = made["step"], made["samples"]
+        self.earlier_samples, self.earlier_minutes = made["samples"], made["minutes"]
         self._warm_from = self.step
 
     def export(self, folder: Path) -> None:
@@ -227,3 +232,18 @@ class Run(ABC):
 
 def _mean(losses: Sequence[Tensor]) -> float:
     return float(torch.stack(list(losses)).mean())
+
+
+def _exported(kind: Any, folder: Path) -> Any:
+    """A model from its own folder, all of its weights."""
+    model, report = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    if names := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
+        raise ValueError(f"{folder}: weights are missing or too many: {', '.join(names[:3])} ({len(names)} in all)")
+    return model
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """What fixes a model's weights, as JSON has it."""
+    return {name: value for name, value in json.loads(model.to_json_string()).items() if not name.startswith("_")}

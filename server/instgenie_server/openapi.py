@@ -64,7 +64,7 @@ _EVENTS = "text/event-stream"
 
 _TOLD = {
     "x-instgenie-seed": "the seed of the first result",
-    "x-instgenie-fidelity": "what `fidelity` chose, where it was given: a ChosenFidelity as JSON",
+    "x-instgenie-fidelity": "what `fidelity` chose, as JSON, where it was given",
     "x-instgenie-cache": "hit, cold, partial, refused or off, of each result; absent where events are streamed",
     "x-instgenie-tier": "where the records of each result were, or none; absent where events are streamed",
 }
@@ -159,9 +159,7 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
     if operation.is_streamed:
         replies["200"]["content"] |= _reply(200, _EVENTS)["content"]
     if operation.told:
-        replies["200"]["headers"] = {
-            name: {"description": told, "schema": {"type": "string"}} for name, told in operation.told.items()
-        }
+        replies["200"]["headers"] = {name: _header(name, told) for name, told in operation.told.items()}
     for status in (*operation.errors, *(() if operation.is_open else _KEY_ERRORS)):
         replies.setdefault(str(status), _error(status))
     result: dict[str, Any] = {
@@ -182,6 +180,13 @@ def _operation(operation: Operation, definitions: dict[str, Any]) -> dict[str, A
     if operation.is_open:
         result["security"] = []
     return result
+
+
+def _header(name: str, told: str) -> dict[str, Any]:
+    if name != "x-instgenie-fidelity":
+        return {"description": told, "schema": {"type": "string"}}
+    ref = {"$ref": _REF.format(model=schemas.ChosenFidelity.__name__)}
+    return {"description": told, "content": {"application/json": {"schema": ref}}}
 
 
 def _files(operation: Operation) -> dict[str, Any]:

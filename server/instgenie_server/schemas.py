@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from instgenie.fidelity import CHOSEN_SETTINGS
 from instgenie_server.jobs.job import JobState
 
 
@@ -82,7 +83,7 @@ class ChosenFidelity(_Reply):
         """What the settings of an edit's form say once `fidelity` has chosen them."""
         if settings["cache"] == "off":
             return cls(dense=True)
-        return cls(dense=False, **{name: settings.get(name) for name in ("halo", "refreshes", "step_cache")})
+        return cls(dense=False, **{name: settings.get(name) for name in CHOSEN_SETTINGS})
 
 
 class JobReply(_Reply):

@@ -135,12 +135,12 @@ def test_peers_that_are_faster_stay_in_the_table() -> None:
 
 
 def test_the_strongest_peers_are_told_beside_ours() -> None:
-    def row(system: str, seconds: float, psnr_db: float | None, model: str = "embedded") -> dict[str, object]:
+    def row(system: str, group: str, seconds: float, psnr_db: float | None, batch: int = 1) -> dict[str, object]:
         return {
-            "model": model,
+            "model": "medium" if psnr_db is None else "embedded",
             "system": system,
-            "group": "ours" if system.startswith("ours") else "caches",
-            "batch": 1,
+            "group": group,
+            "batch": batch,
             "seconds": {"median": seconds, "p95": seconds, "n": 2},
             "speedup": 4 / seconds,
             "psnr_db": psnr_db,
@@ -149,20 +149,26 @@ def test_the_strongest_peers_are_told_beside_ours() -> None:
         }
 
     results = [
-        row("diffusers, one by one", 4, 40),
-        row("quick", 1, 38),
-        row("slow and worse", 2, 30),
-        row("ours", 2, 37),
-        row("ours, quicker and better", 1.6, 39),
-        row("quick", 0.5, None, "medium"),
+        row("diffusers, one by one", "diffusers", 4, 40),
+        row("diffusers, better", "diffusers", 3, 41),
+        row("diffusers, static batches of 4", "diffusers", 2.5, 40, batch=4),
+        row("quick", "step cache", 1, 38),
+        row("slow and worse", "step cache", 2, 30),
+        row("no records", "strawman", 0.5, 39),
+        row("ours", "ours", 2, 37),
+        row("ours, quicker and better", "ours", 1.6, 39),
+        row("quick", "step cache", 0.5, None),
     ]
     text = BLOCKS["unbeaten peers"].write({"about": {"steps": 20}, "results": results})
     shown = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert shown == [
         "| diffusers, one by one | 4.00 | 1.0 | 40.0 | 40.0 |  |",
+        "| diffusers, better | 3.00 | 1.3 | 41.0 | 41.0 |  |",
+        "| diffusers, static batches of 4 | 2.50 | 1.6 | 40.0 | 40.0 |  |",
         "| ours | 2.00 | 2.0 | 37.0 | 37.0 |  |",
         "| ours, quicker and better | 1.60 | 2.5 | 39.0 | 39.0 |  |",
         "| quick | 1.00 | 4.0 | 38.0 | 38.0 | 8.0 |",
+        "| no records | 0.50 | 8.0 | 39.0 | 39.0 |  |",
     ]
 
 
@@ -179,7 +185,13 @@ def test_settings_that_nothing_beats_are_told_beside_the_default() -> None:
     text = BLOCKS["unbeaten settings"].write({"about": {"cases": 200}, "results": {"settings": settings}})
     shown = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][1:]
     assert shown == ["| cheaper", "| default", "| better"]
-    assert "Of 3 settings that had 20 cases or more" in text
+    assert "Of 3 settings with 20 cases or more" in " ".join(text.split())
+
+
+def test_a_short_run_s_default_is_told() -> None:
+    row = {"n": 9, "psnr_db": 44, "psnr_p10_db": 40, "ms_ssim": 0.99, "seam": 1, "cost": 0.4}
+    text = BLOCKS["unbeaten settings"].write({"about": {"cases": 9}, "results": {"settings": {"default": row}}})
+    assert "| default | 9 | 44.0 | 40.0 | 0.9900 | 1.00 | 40 % |" in text
 
 
 def test_figures_stay_with_their_signs() -> None:

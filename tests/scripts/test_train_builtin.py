@@ -38,6 +38,28 @@ def test_the_smoke_preset_trains_a_model_that_loads_and_edits(tmp_path: Path) ->
         assert not np.array_equal(before[request.mask], after[request.mask])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_model_is_trained_on(tmp_path: Path) -> None:
+    """From a model, then from the checkpoint, whatever --from says; what is no model is refused."""
+
+    def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = (sys.executable, str(SCRIPT), "--preset", "smoke", "--minutes", "9", "--steps", "1", *arguments)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert train("--out", "first").returncode == 0
+    onward = ("--from", "first", "--out", "second", "--checkpoint", "run.pt")
+    started = train(*onward)
+    assert "starts from first, step 1" in started.stdout, started.stderr
+    assert "in 2 steps" in started.stdout
+    assert "goes on from run.pt, step 2" in train(*onward).stdout
+    idle = train("--from", "first", "--out", "third", "--steps", "0")
+    assert (idle.returncode, (tmp_path / "third" / "transformer").exists()) == (1, False)
+    assert "no step was made" in idle.stderr
+    refused = train("--from", "nowhere", "--out", "third")
+    assert (refused.returncode, "--from nowhere: " in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
 def test_the_real_presets_ask_for_their_data(tmp_path: Path, preset: str) -> None:
     command = (sys.executable, str(SCRIPT), "--preset", preset, "--out", str(tmp_path / "model"))

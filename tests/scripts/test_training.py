@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from builtin_recipe.pictures import load_atlas
 from builtin_recipe.recipes import PATCH, Recipe
@@ -73,7 +74,8 @@ def test_a_run_starts_from_what_another_one_exported(tmp_path: Path) -> None:
     first.export(tmp_path)
     second = trainer(seed=1)
     second.start_from(tmp_path)
-    assert (second.step, second.samples, second.seconds, second.earlier_minutes) == (1, first.samples, 0, 1.5)
+    assert (second.step, second.samples, second.earlier_samples) == (1, first.samples, first.samples)
+    assert (second.seconds, second.earlier_minutes) == (0, 1.5)
     assert second.rate(0.0) == 0.01  # warms up
     for trained, model, average in zip(
         first.average.parameters(), second.model.parameters(), second.average.parameters(), strict=True
@@ -87,6 +89,7 @@ def test_a_run_starts_from_what_another_one_exported(tmp_path: Path) -> None:
     second.save(tmp_path / "run.pt")
     third = trainer()
     third.load(tmp_path / "run.pt")
+    assert third.samples > third.earlier_samples == first.samples
     third.export(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "training.json").read_text())["minutes"] == 2
 
@@ -97,6 +100,19 @@ def test_a_run_does_not_start_from_another_architecture(tmp_path: Path) -> None:
     other = Trainer(replace(RECIPE, single_blocks=2), load_atlas(), HashEncoder())
     with pytest.raises(ValueError, match="num_single_layers is 1, the recipe's is 2"):
         other.start_from(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
+def test_a_run_does_not_start_from_half_a_model(tmp_path: Path) -> None:
+    trainer().export(tmp_path)
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    kept = load_file(weights)
+    kept.pop("x_embedder.weight")
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="weights are missing or too many: x_embedder"):
+        trainer().start_from(tmp_path)
+    with pytest.raises(OSError, match="nowhere"):
+        trainer().start_from(tmp_path / "nowhere")
 
 
 def test_a_batch_computes_its_window_and_some_tokens_round_it() -> None:

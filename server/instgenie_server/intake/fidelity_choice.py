@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from instgenie.fidelity import DEFAULT_PSNR_DB, MAX_PSNR_DB, MIN_PSNR_DB, cheapest, taken_steps
+from instgenie.fidelity import CHOSEN_SETTINGS, DEFAULT_PSNR_DB, MAX_PSNR_DB, MIN_PSNR_DB, cheapest, taken_steps
 from instgenie.orders import ModelCard
 from instgenie_server.api_error import invalid
 from instgenie_server.intake.field_values import complaint, number, shown
@@ -78,7 +78,7 @@ def settled(form: _Form, card: ModelCard) -> _Form:
     asked = form.fidelity
     if asked is None:
         return form
-    for name in ("halo", "refreshes", "step_cache"):
+    for name in CHOSEN_SETTINGS:
         if name in form.model_fields_set:
             raise invalid(f"fidelity: chooses {name}, which is to be left out then", "fidelity")
     setting = None if asked.mode == "exact" else cheapest(card.measured, asked.psnr_db)

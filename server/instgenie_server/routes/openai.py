@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from instgenie.errors import InvalidInputError
+from instgenie.fidelity import CHOSEN_SETTINGS
 from instgenie.orders import EditOrder, EditOutcome, PhaseTimings, StepReport
 from instgenie_server.api_error import ApiError, invalid
 from instgenie_server.edit_service import Room
@@ -70,10 +71,12 @@ def _reply(read: ReadEdit, data: list[ImageData], timings: Sequence[PhaseTimings
 
 
 def _chosen(read: ReadEdit) -> dict[str, str]:
-    """Headers with what a client left to the server."""
+    """Headers with what the edits were made by, where a client may have left it to the server."""
     headers = {"x-instgenie-seed": str(read.seed)}
     if read.form.fidelity is not None:
-        headers["x-instgenie-fidelity"] = ChosenFidelity.of(read.form.model_dump()).model_dump_json(exclude_none=True)
+        headers["x-instgenie-fidelity"] = ChosenFidelity.of(
+            read.form.model_dump(include={"cache", *CHOSEN_SETTINGS})
+        ).model_dump_json(exclude_none=True)
     return headers
 
 

@@ -20,6 +20,7 @@ from openai.types import ImagesResponse
 from PIL import Image
 
 from instgenie.fidelity import MeasuredSetting
+from instgenie_server.openapi import openapi_document
 from instgenie_server.settings import CacheSettings, Settings
 from tests.server.intake.pictures import assert_alike, noise, png
 from tests.server.routes.scripted_replica import MODEL, ScriptedReplica
@@ -183,8 +184,13 @@ async def test_what_fidelity_chose(
         site.session.post(EDITS, data=fields) as response,
     ):
         assert response.status == 200
-        told = response.headers.get("x-instgenie-fidelity")
-    assert (told and json.loads(told)) == chosen
+        told = {name.lower() for name in response.headers if name.lower().startswith("x-instgenie-")}
+        header = response.headers.get("x-instgenie-fidelity")
+    assert (header and json.loads(header)) == chosen
+    described = openapi_document()["paths"][EDITS]["post"]["responses"]["200"]["headers"].keys()
+    of_events = {"x-instgenie-cache", "x-instgenie-tier"} if stream == "true" else set()
+    unasked = {"x-instgenie-fidelity"} if asked is None else set()
+    assert told == described - of_events - unasked
 
 
 async def test_what_the_headers_tell(tiny: Site) -> None:
