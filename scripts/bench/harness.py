@@ -99,7 +99,7 @@ def arguments(doc: str | None, name: str, minutes: float) -> argparse.ArgumentPa
         minutes: that it takes by default.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    told = "measure for so long, but one round at least, which may take minutes"
+    told = "measure for so long, but one round at least, which may take minutes; %(default)g"
     parser.add_argument("--minutes", type=_positive, default=minutes, help=told)
     parser.add_argument("--out", type=Path, help=f"folder to write {name}.json and plots to")
     return parser

@@ -104,5 +104,9 @@ def _by_ours(checkpoint: Checkpoint, stack: ExitStack) -> list[System]:
         found.append(row(f"ours, {codec}" + f", drift {drift:g}" * bool(drift), OurEdits(editor(codec, drift))))
     found.append(row("ours, batches of 4", usual, BATCH))
     found += [row(f"ours, step cache {steps}", OurEdits(raw, step_cache=steps)) for steps in STEP_CACHES]
+    found += [
+        row("ours, 3 refreshes", OurEdits(raw, refreshes=3)),
+        row("ours, 3 refreshes, step cache 2", OurEdits(raw, refreshes=3, step_cache=2)),
+    ]
     found.append(row("ours, dense, step cache 2", OurEdits(raw, cached=False, step_cache=2)))
     return found
