@@ -2,10 +2,10 @@
 
     python scripts/bench/quickstart.py [--rounds 3] [--json OUT]
 
-A process that does not count comes first, so that the system has the files in its memory. Then every round starts fresh
-ones: `instgenie edit` as a user runs it for the first time; `instgenie edit --cache on`, which records the template; the
-first one again, which finds the records on disk; and one that imports, loads and edits step by step, twice, so that the
-second edit finds its template recorded. Medians of the rounds are given.
+A process that does not count comes first, so that the system has the files in its memory. Then every round starts
+fresh ones: `instgenie edit` as a user runs it for the first time; `instgenie edit --cache on`, which records the
+template; the first one again, which finds the records on disk; and one that imports, loads and edits step by step,
+twice, so that the second edit finds its template recorded. Medians of the rounds are given.
 """
 
 from __future__ import annotations
