@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 
+from builtin_recipe.pictures import ASSETS
 from builtin_recipe.presets import PRESETS, new_trainer
 from builtin_recipe.recipes import PATCH, DeviceRecipe
 from builtin_recipe.state_files import SHARD_BYTES, has_state
@@ -90,6 +91,9 @@ def faults(options: argparse.Namespace) -> Iterator[str]:
         yield f"--preset {options.preset} needs --data"
     if options.data is None and options.text_encoder is not None:
         yield "--text-encoder needs --data: without it the text encoder is the embedded model's"
+    for option, folder, part in (("data", options.data, ASSETS), ("from", options.model, "transformer")):
+        if folder is not None and not (folder / part).is_dir():
+            yield f"--{option} {folder}: there is no folder {part} in it"
 
 
 def main() -> None:

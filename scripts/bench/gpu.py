@@ -34,6 +34,7 @@ from bench.gpu_ceilings import Ceilings, measure_ceilings
 from bench.gpu_models import ARCHITECTURES, random_checkpoint
 from bench.gpu_steps import MeasureError, StepBench, StepFigures, StepKind, Work, file_system
 from bench.harness import Deadline, arguments, show, write_results
+from instgenie.errors import ParameterError
 from instgenie.host import compute_device, quiet_libraries
 from instgenie.pipeline.calibration import calibrate
 from instgenie.pipeline.cost import CostModel
@@ -165,7 +166,12 @@ def parser_of_options() -> ArgumentParser:
 
 
 def main(values: Sequence[str] | None = None) -> None:
-    options = parser_of_options().parse_args(values)
+    parser = parser_of_options()
+    options = parser.parse_args(values)
+    try:
+        compute_device(options.device)
+    except ParameterError as error:
+        parser.error(str(error))
     quiet_libraries()
     found = Found()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -187,6 +193,8 @@ def main(values: Sequence[str] | None = None) -> None:
         print(f"copies {best.copy_gb_per_second:.4g} GB/s, loads {best.load_gb_per_second:.4g} GB/s")
     if found.rows:
         show(table(found))
+        if options.model == "tiny":
+            print("figures of the tiny model mean nothing: it shows that the script runs")
     for kind_name, error in found.failed.items():
         print(f"failed: {kind_name}: {error}", file=sys.stderr)
     if not found.is_whole:

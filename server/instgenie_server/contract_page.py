@@ -59,6 +59,8 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
         return " or ".join(_kind(option, schemas) for option in schema["anyOf"] if option.get("type") != "null")
     if "$ref" in schema:
         return f"an object of {', '.join(_resolved(schema, schemas)['properties'])}"
+    if "pattern" in schema:
+        return f"{schema['type']} such as {schema['pattern']}"
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     limits = [f"{sign}{schema[key]}" for key, sign in (("minimum", ">= "), ("maximum", "<= ")) if key in schema]

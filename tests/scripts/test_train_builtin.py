@@ -13,7 +13,7 @@ import torch
 import train_builtin
 from builtin_recipe.cases import held_out_cases
 from builtin_recipe.pictures import load_atlas
-from instgenie.checkpoint import load_checkpoint
+from instgenie.checkpoint import BUILTIN, load_checkpoint
 from instgenie.editor import Editor
 from instgenie_cache import MemoryStore
 
@@ -56,8 +56,8 @@ def test_a_model_is_trained_on(tmp_path: Path) -> None:
     idle = train("--from", "first", "--out", "third", "--steps", "0")
     assert (idle.returncode, (tmp_path / "third" / "transformer").exists()) == (1, False)
     assert "no step was made" in idle.stderr
-    refused = train("--from", "nowhere", "--out", "third")
-    assert (refused.returncode, "--from nowhere: " in refused.stderr) == (2, True)
+    refused = train("--from", str(BUILTIN), "--out", "third")
+    assert (refused.returncode, f"--from {BUILTIN}: num_layers is 2, the recipe's is 1" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
@@ -82,6 +82,8 @@ def test_the_real_presets_ask_for_their_data(tmp_path: Path, preset: str) -> Non
         ("--preset smoke --batch-tokens 99", "--batch-tokens is for preset gpu, not for smoke"),
         ("--preset smoke --compile", "--compile is for preset gpu, not for smoke"),
         ("--preset smoke --concepts 9", "--concepts is for preset gpu, not for smoke"),
+        ("--preset cpu --data nowhere", "--data nowhere: there is no folder fluent-emoji-3d/assets in it"),
+        ("--preset smoke --from nowhere", "--from nowhere: there is no folder transformer in it"),
         ("--preset smoke --text-encoder instgenie/builtin", "--text-encoder needs --data"),
     ],
 )

@@ -138,7 +138,7 @@ def edit(
     started = time.perf_counter()
     from instgenie.errors import ParameterError
     from instgenie.request import EditRequest
-    from instgenie_server.cli.edit_report import edit_report, remote_report, summary
+    from instgenie_server.cli.edit_report import chosen_settings, edit_report, remote_report, summary
 
     if server is not None:
         _check_not_local(compare=compare, model=model, dtype=dtype, threads=threads, cache_dir=cache_dir, trace=trace)
@@ -178,7 +178,7 @@ def edit(
         seconds = time.perf_counter() - started
         if timings:
             typer.echo(json.dumps(remote_report(remote, request, seconds)))
-        typer.echo(summary(out, seconds, remote.timings, None), err=True)
+        typer.echo(summary(out, seconds, remote.timings, chosen=remote.fidelity), err=True)
         return
     with _tracing(trace) as tracer, status_line("loading the model") as say:
         with tracer.span("load model"):
@@ -211,7 +211,8 @@ def edit(
                     loaded.editor.flush()
     if timings:
         typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison, asked)))
-    typer.echo(summary(out, seconds, result.timings, comparison), err=True)
+    chosen = None if asked is None else chosen_settings(request)
+    typer.echo(summary(out, seconds, result.timings, comparison, chosen), err=True)
 
 
 def _fidelity(context: typer.Context, text: str | None) -> FidelityOption | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from instgenie.orders import PhaseTimings
+from instgenie.orders import PhaseTimings, ServingTier
 
 if TYPE_CHECKING:
     from instgenie.request import EditRequest, EditTimings
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from instgenie_server.cli.fidelity_option import FidelityOption
     from instgenie_server.cli.loading import LoadedEditor
     from instgenie_server.cli.remote_edit import EditedRemotely
+
+
+_PLACES: Mapping[ServingTier, str] = {
+    "device": "the device's memory",
+    "host": "memory",
+    "disk": "disk",
+    "object": "the object store",
+}
 
 
 def edit_report(
@@ -52,7 +61,7 @@ def edit_report(
         "seed": request.seed,
     }
     if fidelity is not None:
-        report["fidelity"] = _chosen(request)
+        report["fidelity"] = chosen_settings(request)
     if comparison is not None:
         report |= asdict(comparison) | {"speedup": comparison.speedup}
     return _rounded(report)
@@ -67,8 +76,8 @@ def remote_report(edited: EditedRemotely, request: EditRequest, seconds: float) 
     return _rounded(timings | mean | edited.about | chosen | {"seed": request.seed, "total_ms": 1000 * seconds})
 
 
-def _chosen(request: EditRequest) -> dict[str, Any]:
-    """As a server tells it, too."""
+def chosen_settings(request: EditRequest) -> dict[str, Any]:
+    """What `--fidelity` made of a request, as a server tells it, too."""
     if not request.cached:
         return {"dense": True}
     return {
@@ -87,22 +96,40 @@ def _share(timings: EditTimings | PhaseTimings) -> float:
     return tokens / (taken * total) if taken and total else 0.0
 
 
+def _told(chosen: Mapping[str, Any]) -> str:
+    if chosen["dense"]:
+        return "all tokens"
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in chosen.items() if name != "dense")
+
+
 def _rounded(report: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in report.items()}
 
 
-def summary(out: Path, seconds: float, timings: EditTimings | PhaseTimings, comparison: Comparison | None) -> str:
-    """One line: what was written, how long it took, how much was computed."""
+def summary(
+    out: Path,
+    seconds: float,
+    timings: EditTimings | PhaseTimings,
+    comparison: Comparison | None = None,
+    chosen: Mapping[str, Any] | None = None,
+) -> str:
+    """One line: what was written, how long it took, how much was computed.
+
+    Args:
+        chosen: by `--fidelity`, as `--timings` tells it; None where that was not given.
+    """
     active, total = timings.tokens_active, timings.tokens_total
     line = f"wrote {out} in {seconds:.1f} s: {_share(timings):.0%} of a dense edit's tokens computed"
     if active < total:
         line += f", {active} of {total} in a masked step"
     if timings.tier is not None:
-        line += f", the picture's records came from {timings.tier}"
+        line += f", the picture's records came from {_PLACES[timings.tier]}"
     if timings.cache == "refused":
         line += "; the cache had no room for the picture's records"
     elif timings.cache == "partial":
         line += f", all of them in {timings.dense_steps - timings.refreshes} steps that the cache did not serve"
+    if chosen is not None:
+        line += f"; --fidelity chose {_told(chosen)}"
     if comparison is not None:
         likeness = "identical" if comparison.psnr_in_mask_db is None else f"{comparison.psnr_in_mask_db:.1f} dB alike"
         line += f"; {comparison.speedup:.1f} times as fast as dense, {likeness} under the mask"

@@ -118,9 +118,9 @@ class EditForm(BaseModel):
         default=None,
         description="Chooses halo, refreshes and step_cache, which must be absent then. exact: compute all tokens. "
         "auto: the cheapest of the settings that were measured for the model (/v1/models), of which nine in ten edits "
-        "had that PSNR inside the mask to the dense edit's; all tokens where none had. The mode alone, or an object as "
-        "JSON, or parts fidelity[mode] and fidelity[psnr_db].",
-        examples=["exact", {"mode": "auto", "psnr_db": 40}],
+        "had that PSNR inside the mask to the dense edit's; all tokens where none had. The mode alone, or auto:40, or "
+        "an object as JSON, or parts fidelity[mode] and fidelity[psnr_db].",
+        examples=["exact", "auto:40", {"mode": "auto", "psnr_db": 40}],
     )
     step_cache: Annotated[int, Field(ge=1, le=MAX_STEP_CACHE), whole] = Field(
         default=1,

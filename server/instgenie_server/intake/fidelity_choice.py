@@ -32,9 +32,11 @@ class FidelityChoice(BaseModel):
 
 
 def _read(value: Any) -> Any:
-    """JSON, or the mode alone."""
+    """JSON, or the mode alone, or with its bound."""
     if not isinstance(value, str):
         return value
+    if (bound := value.removeprefix("auto:")) != value:
+        return {"mode": "auto", "psnr_db": bound}
     if not value.lstrip().startswith("{"):
         return {"mode": value}
     try:
@@ -43,9 +45,11 @@ def _read(value: Any) -> Any:
         raise complaint(f"{shown(value)} is not JSON") from error
 
 
-# As a form's part it is a mode's name, or an object as JSON.
+_Bound = Annotated[str, Field(json_schema_extra={"pattern": r"^auto:[1-9]\d(\.\d+)?$"})]
+
+# As a form's part it is a mode's name, with the bound behind it or not, or an object as JSON.
 Fidelity = Annotated[
-    FidelityChoice, BeforeValidator(_read, json_schema_input_type=Literal["auto", "exact"] | FidelityChoice)
+    FidelityChoice, BeforeValidator(_read, json_schema_input_type=Literal["auto", "exact"] | _Bound | FidelityChoice)
 ]
 
 

@@ -122,6 +122,7 @@ def test_here_and_by_a_server(
         report = json.loads(result.stdout)
         assert report["fidelity"] == chosen
         assert report["dense_steps"] == dense_steps
+        assert "; --fidelity chose " in result.stderr
     assert_alike(outs[1].read_bytes(), outs[0].read_bytes())
 
 

@@ -105,4 +105,14 @@ def test_compare_with_everything_masked(edit: Run, image_path: Path, tmp_path: P
     ],
 )
 def test_summary_tells_the_share_over_all_steps(timings: EditTimings, told: str) -> None:
-    assert summary(Path("out.png"), 1.0, timings, None) == f"wrote out.png in 1.0 s: {told}"
+    assert summary(Path("out.png"), 1.0, timings) == f"wrote out.png in 1.0 s: {told}"
+
+
+def test_summary_tells_where_records_were_and_what_was_chosen() -> None:
+    timings = EditTimings(step_ms=[1.0], tokens_active=20, tokens_total=100, cache="hit", tier="host")
+    told = "wrote out.png in 1.0 s: 20% of a dense edit's tokens computed, 20 of 100 in a masked step"
+    told += ", the picture's records came from memory"
+    chosen = {"dense": False, "halo": 1, "refreshes": 3, "step_cache": 2}
+    line = summary(Path("out.png"), 1.0, timings, chosen=chosen)
+    assert line == f"{told}; --fidelity chose halo 1, refreshes 3, step-cache 2"
+    assert summary(Path("out.png"), 1.0, timings, chosen={"dense": True}) == f"{told}; --fidelity chose all tokens"

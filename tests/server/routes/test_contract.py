@@ -71,8 +71,8 @@ async def test_fidelity_is_described_as_it_is_taken(site: Site) -> None:
         asked = fields["fidelity"]
         schema = {"anyOf": asked["anyOf"], "components": document["components"]}
         check = OAS31Validator(schema).is_valid
-        good: list[Any] = ["auto", "exact", {"mode": "auto", "psnr_db": 40}, {}]
-        bad: list[Any] = ["best", {"mode": "best"}, {"psnr_db": 9}, {"ssim": 1}, 3]
+        good: list[Any] = ["auto", "exact", "auto:40", "auto:35.5", {"mode": "auto", "psnr_db": 40}, {}]
+        bad: list[Any] = ["best", "auto:", "auto:9", {"mode": "best"}, {"psnr_db": 9}, {"ssim": 1}, 3]
         assert [check(value) for value in good + bad] == [True] * len(good) + [False] * len(bad)
         for example in asked["examples"]:
             assert check(example)
@@ -136,7 +136,8 @@ async def test_the_page_needs_nobody_else(site: Site) -> None:
     assert references.found == ["/openapi.json"]
     assert not references.tags & {"script", "link", "img", "iframe", "object"}
     assert not re.search(r"https?:|@import|url\(|None", page)
-    assert "auto | exact or an object of mode, psnr_db" in page
+    assert "auto | exact or string such as ^auto:" in page
+    assert "or an object of mode, psnr_db" in page
     assert "x-instgenie-fidelity" in page
     for operation in OPERATIONS:
         assert operation.path in page
