@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 _CPUINFO = Path("/proc/cpuinfo")
+_RESULTS = "scripts/bench/results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Environment:
         cores: cores that this process may use.
         threads: threads of an operation of torch.
         gpu: of the first CUDA device.
-        commit: of this checkout, with `-dirty` where a file differs from it; None outside git.
+        commit: of this checkout, with `-dirty` where a file differs from it, those of results aside; None outside git.
     """
 
     cpu: str
@@ -46,7 +47,7 @@ def environment() -> dict[str, str | int | None]:
         platform=platform.platform(),
         python=platform.python_version(),
         torch=torch.__version__,
-        commit=_commit(),
+        commit=commit_of(Path(__file__).parents[2]),
     )
     return asdict(found)
 
@@ -60,10 +61,18 @@ def cpu_model(cpuinfo: str) -> str:
     return platform.machine()
 
 
-def _commit() -> str | None:
+def commit_of(root: Path) -> str | None:
+    """The commit of a checkout, with `-dirty` where its files differ from it; results count as no difference.
+
+    A benchmark that writes its own would else make all that come after it dirty.
+    """
     git = shutil.which("git")
     if git is None:
         return None
-    command = (git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run((git, *arguments), cwd=root, capture_output=True, text=True, check=False)
+
+    commit = run("rev-parse", "--verify", "HEAD").stdout.strip()
+    changed = run("diff", "--quiet", "HEAD", "--", ".", f":(exclude){_RESULTS}").returncode
+    return (commit + "-dirty" * bool(changed)) if commit else None

@@ -44,6 +44,7 @@ class Block:
 BLOCKS: Mapping[str, Block] = {
     "engine": Block(report_engine.engine, ("engine.json",)),
     "speed": Block(report_engine.speed, ("speed.json",)),
+    "step caches": Block(report_engine.step_caches, ("speed.json",)),
     "peers": Block(report_peers.peers, ("peers.json",)),
     "unbeaten peers": Block(report_peers.unbeaten_peers, ("peers.json",)),
     "unbeaten settings": Block(report_fidelity.unbeaten_settings, ("fidelity.json",)),

@@ -53,8 +53,8 @@ def evaluation(content: Content) -> str:
             {shapes["n"]}. Empty background, in words that training never used: {number(nothing["median_db"], 0)} dB
             PSNR to the true background in the median of {nothing["n"]}, {number(nothing["worst_db"], 0)} dB at worst.
             Cached against dense edit of the same seed, inside the mask: {number(fidelity["median_db"], 0)} dB in the
-            median of {fidelity["n"]}, {number(fidelity["worst_db"])} dB at worst. The step across the mask's border is
-            {number(seam["ratio"])} times that of the true scene.
+            median of {fidelity["n"]}, {number(fidelity["worst_db"])} dB at worst (made before there were refreshes).
+            The step across the mask's border is {number(seam["ratio"])} times that of the true scene, dense or cached.
         """),
     )
 

@@ -21,8 +21,8 @@ def engine(content: Content) -> str:
     return blocks(
         paragraph(f"""
             One denoising step of a Flux transformer with random weights, 71M parameters, 1,024 image tokens
-            (`.venv/bin/python scripts/bench/engine.py`, medians of {about["rounds"]} rounds (`--rounds
-            {about["rounds"]}`), ratios taken within a round, {source("engine.json")}):
+            (`.venv/bin/python scripts/bench/engine.py --rounds
+            {about["rounds"]}`, medians, ratios taken within a round, {source("engine.json")}):
         """),
         table(header, rows),
         paragraph("A masked row reads its records from this process's memory; recording them is not in it."),
@@ -80,6 +80,21 @@ def speed(content: Content) -> str:
     )
 
 
+def step_caches(content: Content) -> str:
+    """When a step cache is the better choice, of `speed.py`."""
+    lines = [row for row in content["results"]["crossings"] if row["batch"] == 1]
+    rows = [[percent(row["skipped"]), number(row["speedup"]), _crossing(row), number(row["both"])] for row in lines]
+    return blocks(
+        paragraph(f"""
+            A step cache skips steps whatever the mask is, and needs no records: it alone is faster than masked compute
+            alone where masks are large. `--step-cache` does both. One edit at a time of that larger model, by the share
+            of steps that are skipped, in times of dense (masked compute alone at 11 % of the tokens:
+            {lines[0]["masked"]:.1f}; `.venv/bin/python scripts/bench/speed.py`, {source("speed.json")}):
+        """),
+        table(["steps skipped", "step cache alone", "masked alone faster below", "both, 11 % of the tokens"], rows),
+    )
+
+
 def _of_ideal(row: Content) -> float:
     return float(row["speedup"] / row["ideal"])
 
@@ -116,9 +131,10 @@ def quickstart(content: Content) -> str:
     seconds = {name: f"{value / 1000:.1f} s" for name, value in ms.items()}
     loading = (ms["import_ms"] + ms["measure_dtype_ms"] + ms["load_ms"]) / 1000
     return paragraph(f"""
-        The quickstart's edit, 240 of 576 tokens active (the mask covers a quarter of the window, its halo the rest), 20
-        steps: dense {seconds["dense_edit_ms"]}, cached {seconds["recorded_edit_ms"]} once the template is recorded,
-        recording {seconds["first_edit_record_ms"]}; loading libraries and model {loading:.1f} s; the whole command
-        {seconds["whole_command_ms"]}, and {seconds["command_with_records_ms"]} where records are on disk
-        (`.venv/bin/python scripts/bench/quickstart.py`, {source("quickstart.json")}).
+        The quickstart's edit, 240 of 576 tokens active (the mask and its halo), 20 steps: dense
+        {seconds["dense_edit_ms"]}, cached {seconds["recorded_edit_ms"]} once the template is recorded, recording
+        {seconds["first_edit_record_ms"]}; loading libraries and model {loading:.1f} s. The whole command takes
+        {seconds["whole_command_ms"]} with an empty cache folder; then {seconds["command_that_records_ms"]} with
+        `--cache on`, which records, and {seconds["command_with_records_ms"]} once records are on disk
+        (`.venv/bin/python scripts/bench/quickstart.py --rounds 3`, medians, {source("quickstart.json")}).
     """)

@@ -16,6 +16,8 @@ from bench.report_markdown import (
     unbeaten,
 )
 
+_COMMAND = "scripts/bench/fidelity.py --cases 200 --minutes 80 --out scripts/bench/results"
+
 
 def fidelity(content: Content) -> str:
     """The settings' table, of `fidelity.py`, the cheapest first."""
@@ -38,11 +40,12 @@ def fidelity(content: Content) -> str:
         paragraph(f"""
             How close cached edits come to the dense edit of the same seed: up to {about["cases"]} new scenes in
             caption forms that training never used, {about["steps"]} steps (`.venv/bin/python
-            scripts/bench/fidelity.py --minutes 60 --out scripts/bench/results`, {source("fidelity.json")}). PSNR
+            {_COMMAND}`, {source("fidelity.json")}). PSNR
             inside the mask in the median, of nine edits in ten, and at worst; MS-SSIM and GMSD of whole pictures, in
-            the median; the step across the mask's border in times of the dense edit's; image tokens computed in the
-            mean, of the dense edit's. The default is a halo of 1 and one refresh; rows with `dense` compute all tokens
-            in those steps and correct nothing. Costs are of all cases, likeness is of a row's own n of them.
+            the median; the seam, which is the step across the mask's border in times of the dense edit's; image tokens
+            computed in the mean, of the dense edit's. The default is a halo of 1 and one refresh; rows with `dense`
+            compute all tokens in those steps and correct nothing. Costs are of all cases, likeness is of a row's own n
+            of them.
         """),
         table(["setting", "n", "PSNR dB", "of 9 in 10", "worst", "MS-SSIM", "GMSD", "seam", "tokens"], rows),
     ]
@@ -89,11 +92,11 @@ def unbeaten_settings(content: Content) -> str:
     return blocks(
         paragraph(f"""
             How close cached edits come to the dense edit of the same seed, on {about["cases"]} new scenes in caption
-            forms that training never used (`.venv/bin/python scripts/bench/fidelity.py --minutes 60`,
+            forms that training never used (`.venv/bin/python {_COMMAND}`,
             {source("fidelity.json")}): PSNR inside the mask in the median and of nine edits in ten, MS-SSIM of the
-            whole picture, the step across the mask's border in times of the dense edit's, and image tokens computed in
-            the mean, of the dense edit's. Of {counted(len(tried), "setting")} with {FEWEST_CASES} cases or more, those
-            that no other one beats in both PSNR of nine in ten and tokens, and the default:
+            whole picture, the seam (the step across the mask's border in times of the dense edit's), image tokens
+            computed in the mean, of the dense edit's. Of {counted(len(tried), "setting")} with {FEWEST_CASES} cases or
+            more, those that no other one beats in both PSNR of nine in ten and tokens, and the default:
         """),
         table(["setting", "n", "PSNR dB", "of 9 in 10", "MS-SSIM", "seam", "tokens"], rows),
     )

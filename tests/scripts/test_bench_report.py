@@ -39,6 +39,13 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("file", sorted({file for block in BLOCKS.values() for file in block.files}))
+def test_every_file_tells_where_it_was_made(file: str) -> None:
+    environment = json.loads((RESULTS / file).read_text())["environment"]
+    assert {"cpu", "cores", "torch", "commit"} <= environment.keys()
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", environment["commit"])
+
+
 def test_links_are_as_a_document_has_them() -> None:
     assert linked_from(folder_of(DOCUMENTS[0]), source("a.json")) == source("a.json")
     assert linked_from(folder_of(DOCUMENTS[1]), f"{source('a.json')} b") == "[JSON](a.json) b"
