@@ -195,8 +195,8 @@ def main(values: Sequence[str] | None = None) -> None:
         show(table(found))
         if options.model == "tiny":
             print("figures of the tiny model mean nothing: it shows that the script runs")
-    for kind_name, error in found.failed.items():
-        print(f"failed: {kind_name}: {error}", file=sys.stderr)
+    for kind_name, reason in found.failed.items():
+        print(f"failed: {kind_name}: {reason}", file=sys.stderr)
     if not found.is_whole:
         print(f"there was no time for the rest: --minutes {options.minutes:g}", file=sys.stderr)
     if found.failed:
