@@ -108,7 +108,7 @@ def test_an_engine_s_row_is_what_was_measured() -> None:
     }
     text = BLOCKS["engine"].write(content)
     assert "| ours, 9.8 % of the tokens | 102 | 5.2 | 50 | 5.2 |" in text
-    assert "medians of 7 rounds" in text
+    assert "engine.py --rounds 7`, medians" in " ".join(text.split())
 
 
 def test_fleets_that_do_not_keep_up_are_marked() -> None:
