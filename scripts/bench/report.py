@@ -49,6 +49,7 @@ BLOCKS: Mapping[str, Block] = {
     "unbeaten peers": Block(report_peers.unbeaten_peers, ("peers.json",)),
     "unbeaten settings": Block(report_fidelity.unbeaten_settings, ("fidelity.json",)),
     "fidelity": Block(report_fidelity.fidelity, ("fidelity.json",)),
+    "recording": Block(report_engine.recording, ("tiers.json",)),
     "tiers": Block(report_engine.tiers, ("tiers.json",)),
     "pipeline": Block(report_serving.pipeline, ("pipeline.json",)),
     "records": Block(report_serving.records, ("pipeline.json",)),

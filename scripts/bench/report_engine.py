@@ -125,6 +125,18 @@ def tiers(content: Content) -> str:
     )
 
 
+def recording(content: Content) -> str:
+    """When recording pays, of `tiers.py`."""
+    of_dense = {row["way"]: number(row["of_dense"], 2) for row in content["results"]}
+    return paragraph(f"""
+        What recording costs: an edit of a template that nobody saw before, in one batch with its recording, takes
+        {of_dense["cold, in one batch with its recording"]} of the time of a dense edit, and each later one
+        {of_dense["warm, device"]} to {of_dense["warm, disk"]}, from the device's memory or from disk
+        (`.venv/bin/python scripts/bench/tiers.py --minutes {content["about"]["minutes"]:g}`, a mask of
+        {percent(content["about"]["mask"])}, {source("tiers.json")}).
+    """)
+
+
 def quickstart(content: Content) -> str:
     """The README's first edit, of `quickstart.py`."""
     ms = content["results"]
