@@ -57,7 +57,10 @@ def test_a_model_is_trained_on(tmp_path: Path) -> None:
     assert (idle.returncode, (tmp_path / "third" / "transformer").exists()) == (1, False)
     assert "no step was made" in idle.stderr
     refused = train("--from", str(BUILTIN), "--out", "third")
-    assert (refused.returncode, f"--from {BUILTIN}: num_layers is 2, the recipe's is 1" in refused.stderr) == (2, True)
+    assert (refused.returncode, f"--from {BUILTIN}: num_attention_heads is 4, the recipe's is 1" in refused.stderr) == (
+        2,
+        True,
+    )
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
