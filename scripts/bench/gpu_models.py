@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
 
-from bench.peers_models import square_mask
+from bench.peers_models import RandomPrompts, square_mask
 from instgenie.autoencoder import PatchCodec
 from instgenie.checkpoint import Checkpoint
 from instgenie.flow import FlowShift
@@ -20,7 +20,6 @@ from instgenie.model_settings import ModelSettings
 from instgenie.models.flux import FluxForward
 from instgenie.models.patch_autoencoder import PatchAutoencoder
 from instgenie.request import EditRequest
-from instgenie.text import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +90,6 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 )
 
 
-class RandomPrompts:
-    """A `PromptEncoder` of noise, another one for every text, on the model's device as those of real models are."""
-
-    def __init__(self, architecture: Architecture, device: torch.device) -> None:
-        self._architecture, self._device = architecture, device
-
-    def encode(self, texts: list[str]) -> list[Prompt]:
-        """See `PromptEncoder`."""
-        of, prompts = self._architecture, []
-        for text in texts:
-            seeded = torch.Generator().manual_seed(sum(text.encode()))
-            states = torch.randn(of.text_tokens, of.text_dim, generator=seeded).to(self._device)
-            prompts.append(Prompt(states, torch.randn(of.pooled_dim, generator=seeded).to(self._device)))
-        return prompts
-
-
 def random_checkpoint(name: str, dtype: torch.dtype, device: torch.device, steps: int) -> Checkpoint:
     """A model of `ARCHITECTURES` that edits: distilled, one pass a step."""
     of = ARCHITECTURES[name]
@@ -128,7 +111,7 @@ def random_checkpoint(name: str, dtype: torch.dtype, device: torch.device, steps
         revision="random",
         forward=FluxForward(transformer.eval().requires_grad_(False)),
         codec=PatchCodec(PatchAutoencoder(of.patch, of.channels).to(device)),
-        prompts=RandomPrompts(of, device),
+        prompts=RandomPrompts(of.text_tokens, of.text_dim, of.pooled_dim, device),
         shift=FlowShift(),
         takes_fill=False,
         distilled=True,

@@ -27,15 +27,24 @@ MEDIUM_MASKS = (0.11, 0.20, 0.05, 0.35)  # of the medium model's edits, in turn;
 
 
 class RandomPrompts:
-    """A `PromptEncoder` of noise, another one for every text."""
+    """A `PromptEncoder` of noise, another one for every text, on the model's device as those of real models are."""
+
+    def __init__(
+        self,
+        text_tokens: int = TEXT_TOKENS,
+        text_dim: int = TEXT_DIM,
+        pooled_dim: int = TEXT_DIM,
+        device: torch.device | None = None,
+    ) -> None:
+        self._states, self._pooled, self._device = (text_tokens, text_dim), pooled_dim, device
 
     def encode(self, texts: list[str]) -> list[Prompt]:
         """See `PromptEncoder`."""
         prompts = []
         for text in texts:
             seeded = torch.Generator().manual_seed(sum(text.encode()))
-            states = torch.randn(TEXT_TOKENS, TEXT_DIM, generator=seeded)
-            prompts.append(Prompt(states, torch.randn(TEXT_DIM, generator=seeded)))
+            states = torch.randn(self._states, generator=seeded).to(self._device)
+            prompts.append(Prompt(states, torch.randn(self._pooled, generator=seeded).to(self._device)))
         return prompts
 
 

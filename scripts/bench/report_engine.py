@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.report_markdown import Content, blocks, counted, number, paragraph, percent, source, table
+from bench.report_markdown import Content, blocks, command, counted, number, paragraph, percent, source, table
 
 _STEPS = {"diffusers dense": "diffusers, dense", "dense": "ours, dense"}
 _WHATS = ("ms", "speedup")
@@ -67,7 +67,7 @@ def speed(content: Content) -> str:
             How near masked steps come to the ideal, which is the operations of the dense pass over those of the masked
             one, linear layers and attention counted exactly. A Flux transformer with random weights, 71M parameters,
             1,024 image tokens: speed-ups over diffusers in {dtype}, in brackets of the ideal
-            (`.venv/bin/python scripts/bench/speed.py`, {source("speed.json")}):
+            (`.venv/bin/python {command("speed", content)}`, {source("speed.json")}):
         """),
         table(["tokens computed", "ideal", *(f"batch of {b}" for b in batches)], steps),
         paragraph(f"""
@@ -89,7 +89,7 @@ def step_caches(content: Content) -> str:
             A step cache skips steps whatever the mask is, and needs no records: it alone is faster than masked compute
             alone where masks are large. `--step-cache` does both. One edit at a time of that larger model, by the share
             of steps that are skipped, in times of dense (masked compute alone at 11 % of the tokens:
-            {lines[0]["masked"]:.1f}; `.venv/bin/python scripts/bench/speed.py`, {source("speed.json")}):
+            {lines[0]["masked"]:.1f}; `.venv/bin/python {command("speed", content)}`, {source("speed.json")}):
         """),
         table(["steps skipped", "step cache alone", "masked alone faster below", "both, 11 % of the tokens"], rows),
     )
@@ -119,7 +119,8 @@ def tiers(content: Content) -> str:
         paragraph(f"""
             An edit of the embedded model by where its template's records are, {about["steps"]} steps, the mask
             {percent(about["mask"])} of the picture, from the picture to the picture (`.venv/bin/python
-            scripts/bench/tiers.py`, {counted(content["results"][0]["ms"]["n"], "round")}, {source("tiers.json")}):
+            {command("tiers", content)}`, {counted(content["results"][0]["ms"]["n"], "round")},
+            {source("tiers.json")}):
         """),
         table(["edit", "s", "P95", "of dense"], rows),
     )
@@ -132,7 +133,7 @@ def recording(content: Content) -> str:
         What recording costs: an edit of a template that nobody saw before, in one batch with its recording, takes
         {of_dense["cold, in one batch with its recording"]} of the time of a dense edit, and each later one
         {of_dense["warm, device"]} to {of_dense["warm, disk"]}, from the device's memory or from disk
-        (`.venv/bin/python scripts/bench/tiers.py --minutes {content["about"]["minutes"]:g}`, a mask of
+        (`.venv/bin/python {command("tiers", content)}`, a mask of
         {percent(content["about"]["mask"])}, {source("tiers.json")}).
     """)
 

@@ -32,6 +32,11 @@ def blocks(*parts: str) -> str:
     return "\n\n".join(parts)
 
 
+def command(bench: str, content: Content) -> str:
+    """What made a file of results, of a bench that runs by the minute."""
+    return f"scripts/bench/{bench}.py --minutes {content['about']['minutes']:g} --out {RESULTS_LINK}"
+
+
 def source(file: str) -> str:
     """A link to a file of results, from the README of the project."""
     return f"[JSON]({RESULTS_LINK}/{file})"

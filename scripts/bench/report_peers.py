@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.report_markdown import Content, blocks, counted, number, paragraph, source, table, unbeaten
+from bench.report_markdown import Content, blocks, command, counted, number, paragraph, source, table, unbeaten
 
 # What a reader cannot guess; shown below the tables where the row is there.
 _NOTES = {
@@ -24,8 +24,8 @@ def peers(content: Content) -> str:
         paragraph(f"""
             The same edits side by side: weights, pictures, masks, prompts, noise and {about["steps"]} steps are the
             same, diffusers runs its Flux Fill pipeline's own loop, and its own step caches at some settings each
-            (`.venv/bin/python scripts/bench/peers.py`, {source("peers.json")}). Records are in memory. Seconds an edit,
-            speed-up over diffusers with an edit at a time, and PSNR inside the mask to its edit in float32 with
+            (`.venv/bin/python {command("peers", content)}`, {source("peers.json")}). Records are in memory. Seconds an
+            edit, speed-up over diffusers with an edit at a time, and PSNR inside the mask to its edit in float32 with
             nothing left out; `computed` is the share of passes that computed the last block's attention. All rows are
             shown, those too that are faster than ours.
         """)
@@ -50,6 +50,7 @@ def peers(content: Content) -> str:
 
 def unbeaten_peers(content: Content) -> str:
     """The rows that no other of their kind beats in both time and PSNR, and the plain ones."""
+    about = content["about"]
     embedded = [row for row in content["results"] if row["model"] == "embedded" and row["psnr_db"] is not None]
     medium = {row["system"]: row for row in content["results"] if row["model"] == "medium"}
     kinds: dict[tuple[str, bool], list[Content]] = {}  # an edit's time in a batch is not what one waits for it
@@ -60,8 +61,8 @@ def unbeaten_peers(content: Content) -> str:
     cases = counted(embedded[0]["seconds"]["n"], "held-out case")
     return blocks(
         paragraph(f"""
-            The same edits side by side, {content["about"]["steps"]} steps of the embedded model, {cases}
-            (`.venv/bin/python scripts/bench/peers.py`, {source("peers.json")}): seconds an edit, speed-up over
+            The same edits side by side, {about["steps"]} steps of the embedded model, {cases}
+            (`.venv/bin/python {command("peers", content)}`, {source("peers.json")}): seconds an edit, speed-up over
             diffusers' Flux Fill pipeline with an edit at a time, PSNR inside the mask to its edit in float32 with
             nothing left out, in the median and at worst; on the right the speed-up with a Flux transformer of 71M
             random weights and 1,024 tokens. Records are in memory; recording a template is in no row: it takes a pass

@@ -134,7 +134,7 @@ def test_peers_that_are_faster_stay_in_the_table() -> None:
         "computed": None,
     }
     faster = row | {"system": "TaylorSeer", "speedup": 3.0, "computed": 0.35, "psnr_db": None, "worst_psnr_db": None}
-    text = BLOCKS["peers"].write({"about": {"steps": 20}, "results": [row, faster]})
+    text = BLOCKS["peers"].write({"about": {"steps": 20, "minutes": 28}, "results": [row, faster]})
     assert "| ours | 1.70 | 1.80 | 2.4 | 42.0 | 36.0 |  |" in text
     assert "| TaylorSeer | 1.70 | 1.80 | 3.0 |  |  | 35 % |" in text
     assert "2 held-out cases" in text
@@ -166,7 +166,7 @@ def test_the_strongest_peers_are_told_beside_ours() -> None:
         row("ours, quicker and better", "ours", 1.6, 39),
         row("quick", "step cache", 0.5, None),
     ]
-    text = BLOCKS["unbeaten peers"].write({"about": {"steps": 20}, "results": results})
+    text = BLOCKS["unbeaten peers"].write({"about": {"steps": 20, "minutes": 28}, "results": results})
     shown = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert shown == [
         "| diffusers, one by one | 4.00 | 1.0 | 40.0 | 40.0 |  |",

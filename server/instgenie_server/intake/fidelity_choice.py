@@ -45,7 +45,7 @@ def _read(value: Any) -> Any:
         raise complaint(f"{shown(value)} is not JSON") from error
 
 
-_Bound = Annotated[str, Field(json_schema_extra={"pattern": r"^auto:[1-9]\d(\.\d+)?$"})]
+_Bound = Annotated[str, Field(json_schema_extra={"pattern": r"^auto:([1-9]\d(\.\d+)?|100)$"})]
 
 # As a form's part it is a mode's name, with the bound behind it or not, or an object as JSON.
 Fidelity = Annotated[

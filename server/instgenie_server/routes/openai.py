@@ -16,6 +16,7 @@ from instgenie.fidelity import CHOSEN_SETTINGS
 from instgenie.orders import EditOrder, EditOutcome, PhaseTimings, StepReport
 from instgenie_server.api_error import ApiError, invalid
 from instgenie_server.edit_service import Room
+from instgenie_server.engine_slot import Engine
 from instgenie_server.intake import EditForm
 from instgenie_server.routes.event_stream import KEEPALIVE_SECONDS, event_stream
 from instgenie_server.routes.jobs_of_edit import deadline_seconds, run_as_jobs
@@ -43,7 +44,7 @@ async def edit_images(request: web.Request) -> web.StreamResponse:
             return _reply(read, data, timings)
         with engine.edits.room(edit_seconds, len(orders)) as room:
             if form.stream:
-                return await _stream(request, read, orders[0], room, deadline)
+                return await _stream(request, engine, read, orders[0], room, deadline)
             return await _in_base64(read, await engine.edits.run(orders, room, deadline))
 
 
@@ -81,7 +82,7 @@ def _chosen(read: ReadEdit) -> dict[str, str]:
 
 
 async def _stream(
-    request: web.Request, read: ReadEdit, order: EditOrder, room: Room, deadline: float
+    request: web.Request, engine: Engine, read: ReadEdit, order: EditOrder, room: Room, deadline: float
 ) -> web.StreamResponse:
     """Events of one edit. What fails before its first step is an ordinary error reply, unless it waits for long."""
     reports: asyncio.Queue[StepReport] = asyncio.Queue()
@@ -91,7 +92,7 @@ async def _stream(
         reports.put_nowait(step)
         begun.set()
 
-    edit = asyncio.create_task(engine_of(request).edits.run([order], room, deadline, report))
+    edit = asyncio.create_task(engine.edits.run([order], room, deadline, report))
     edit.add_done_callback(lambda _: begun.set())
     try:
         with contextlib.suppress(TimeoutError):

@@ -71,8 +71,8 @@ async def test_fidelity_is_described_as_it_is_taken(site: Site) -> None:
         asked = fields["fidelity"]
         schema = {"anyOf": asked["anyOf"], "components": document["components"]}
         check = OAS31Validator(schema).is_valid
-        good: list[Any] = ["auto", "exact", "auto:40", "auto:35.5", {"mode": "auto", "psnr_db": 40}, {}]
-        bad: list[Any] = ["best", "auto:", "auto:9", {"mode": "best"}, {"psnr_db": 9}, {"ssim": 1}, 3]
+        good: list[Any] = ["auto", "exact", "auto:40", "auto:35.5", "auto:100", {"mode": "auto", "psnr_db": 40}, {}]
+        bad: list[Any] = ["best", "auto:", "auto:9", "auto:101", {"mode": "best"}, {"psnr_db": 9}, {"ssim": 1}, 3]
         assert [check(value) for value in good + bad] == [True] * len(good) + [False] * len(bad)
         for example in asked["examples"]:
             assert check(example)
