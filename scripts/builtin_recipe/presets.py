@@ -47,7 +47,7 @@ def new_trainer(
 
     Args:
         data: folder with pictures and emojibase; None takes the pictures from the repository's atlas.
-        pictured, compiled: for runs whose scenes the device composites.
+        pictured: for runs whose scenes the device composites.
     """
     if isinstance(recipe, DeviceRecipe):
         assert data is not None
@@ -55,4 +55,5 @@ def new_trainer(
         pictures = load_pictures(data / ASSETS, codes_of(concepts))
         return DeviceTrainer(recipe, concepts, pictures, encoder, device, compiled=compiled)
     assert isinstance(recipe, Recipe)
-    return Trainer(recipe, load_atlas() if data is None else load_pictures(data / ASSETS), encoder, device)
+    small = load_atlas() if data is None else load_pictures(data / ASSETS)
+    return Trainer(recipe, small, encoder, device, compiled=compiled)

@@ -10,14 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from builtin_recipe.concepts import CONCEPTS, Concept
+from builtin_recipe.concepts import CONCEPTS, Concept, every_caption
 from builtin_recipe.network import fill_inputs, token_weight, velocity_loss
+from builtin_recipe.prompt_table import encode_all
 from builtin_recipe.recipes import PATCH, Recipe
 from builtin_recipe.run import Run
 from builtin_recipe.scenes import Place, Scene, make_scene
 from instgenie.conditioning import image_ids
 from instgenie.models.patch_autoencoder import PatchAutoencoder
-from instgenie.text import Prompt, PromptEncoder
+from instgenie.text import BertPromptEncoder
+
+Prompt = tuple[Tensor, Tensor]  # states [T, D] and pooled [D], bf16
 
 
 def to_pixels(pictures: list[np.ndarray], device: str) -> Tensor:
@@ -26,12 +29,22 @@ def to_pixels(pictures: list[np.ndarray], device: str) -> Tensor:
 
 
 class Trainer(Run):
-    """A run on scenes that the CPU draws."""
+    """A run on scenes that the CPU draws.
+
+    Args:
+        compiled: run the transformer through torch.compile; its first step then takes a minute or so.
+    """
 
     recipe: Recipe
 
     def __init__(
-        self, recipe: Recipe, pictures: dict[str, Image.Image], encoder: PromptEncoder, device: str = "cpu"
+        self,
+        recipe: Recipe,
+        pictures: dict[str, Image.Image],
+        encoder: BertPromptEncoder,
+        device: str = "cpu",
+        *,
+        compiled: bool = False,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.pictures = recipe, pictures
@@ -39,22 +52,28 @@ class Trainer(Run):
         self.by_kind: dict[str, list[Concept]] = {}
         for concept in CONCEPTS:
             self.by_kind.setdefault(concept.kind, []).append(concept)
-        self.encoder, self.prompts = encoder, dict[str, Prompt]()
+        self.encoder, self._prompts = encoder, dict[str, Prompt]()
         autoencoder = PatchAutoencoder(PATCH, recipe.latent_channels)
         kept = autoencoder.fit(to_pixels([self.scene(128).target for _ in range(256)], "cpu"))
         print(f"autoencoder keeps {kept:.4f} of the variance")
         super().__init__(recipe, CONCEPTS, autoencoder, device)
+        self._forward = torch.compile(self.model, dynamic=True) if compiled else self.model
 
     def scene(self, size: int, place: Place | None = None) -> Scene:
         """A random training scene."""
         (kind,) = self.words.choices(("pictured", "shape", "nothing"), self.recipe.weights)
         return make_scene(self.words.choice(self.by_kind[kind]), size, self.pictures, self.rng, self.words, place)
 
-    def prompt(self, text: str) -> Prompt:
-        """The text's encoding, made once."""
-        if text not in self.prompts:
-            (self.prompts[text],) = self.encoder.encode([text])
-        return self.prompts[text]
+    def prompt(self, text: str, concept: Concept) -> Prompt:
+        """States [T, D] and pooled vector [D] of "" or a caption of the concept; all of its captions are encoded then.
+
+        One by one they would take a tenth of a run.
+        """
+        if text not in self._prompts:
+            texts = ["", *every_caption(concept)]
+            table = encode_all(self.encoder, texts, self.device)
+            self._prompts.update(zip(texts, zip(table.states, table.pooled, strict=True), strict=True))
+        return self._prompts[text]
 
     def window(self, whole: bool) -> tuple[Place, Tensor]:
         """The square of a batch, and the tokens to compute [L]: the square's and some others.
@@ -90,15 +109,15 @@ class Trainer(Run):
         tokens = tokens.to(self.device)
         clean, condition = (x[:, tokens] for x in fill_inputs(self.autoencoder, pixels, mask))
         texts = ["" if self.words.random() < recipe.prompt_dropout else s.caption for s in scenes]
-        prompts = [self.prompt(text) for text in texts]
+        states, pooled = zip(*(self.prompt(t, s.concept) for t, s in zip(texts, scenes, strict=True)), strict=True)
         grid = (recipe.size // PATCH, recipe.size // PATCH)
         loss = velocity_loss(
-            self.model,
+            self._forward,
             clean,
             condition,
             token_weight(mask)[:, tokens],
-            states=torch.stack([p.states for p in prompts]).to(self.device),
-            pooled=torch.stack([p.pooled for p in prompts]).to(self.device),
+            states=torch.stack(states),
+            pooled=torch.stack(pooled),
             time=torch.sigmoid(torch.randn(batch, device=self.device)),
             noise=torch.randn_like(clean),
             ids=image_ids(grid, self.device)[tokens],

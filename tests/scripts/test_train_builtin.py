@@ -83,7 +83,6 @@ def test_the_real_presets_ask_for_their_data(tmp_path: Path, preset: str) -> Non
         ("--preset gpu --data data --concepts 0", "--concepts 0: at least 1"),
         ("--preset cpu --data data --scale 2", "--scale is for preset gpu, not for cpu"),
         ("--preset smoke --batch-tokens 99", "--batch-tokens is for preset gpu, not for smoke"),
-        ("--preset smoke --compile", "--compile is for preset gpu, not for smoke"),
         ("--preset smoke --concepts 9", "--concepts is for preset gpu, not for smoke"),
         ("--preset cpu --data nowhere", "--data nowhere: there is no folder fluent-emoji-3d/assets in it"),
         ("--preset smoke --from nowhere", "--from nowhere: there is no folder transformer in it"),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from builtin_recipe.concepts import CONCEPTS
 from builtin_recipe.pictures import load_atlas
 from builtin_recipe.recipes import PATCH, Recipe
-from builtin_recipe.text_source import copy_text_encoder
+from builtin_recipe.text_source import copy_text_encoder, load_encoder
 from builtin_recipe.training import Trainer
 from instgenie.checkpoint import BUILTIN, load_checkpoint
-from instgenie.text import Prompt
 
 RECIPE = Recipe(
     latent_channels=8,
@@ -29,19 +30,29 @@ RECIPE = Recipe(
 )
 
 
-class HashEncoder:
-    """Prompts as noise seeded by the text: enough to tell them apart."""
-
-    def encode(self, texts: list[str]) -> list[Prompt]:
-        prompts = []
-        for text in texts:
-            generator = torch.Generator().manual_seed(sum(text.encode()))
-            prompts.append(Prompt(torch.randn(4, 384, generator=generator), torch.randn(384, generator=generator)))
-        return prompts
+ENCODER = load_encoder(BUILTIN, RECIPE.text_tokens)
 
 
-def trainer(seed: int = 0) -> Trainer:
-    return Trainer(replace(RECIPE, seed=seed), load_atlas(), HashEncoder())
+def trainer(seed: int = 0, *, compiled: bool = False) -> Trainer:
+    return Trainer(replace(RECIPE, seed=seed), load_atlas(), ENCODER, compiled=compiled)
+
+
+def test_prompts_are_those_of_the_served_text_encoder() -> None:
+    run, apple = trainer(), CONCEPTS[0]
+    for text in ("", "a small red apple", apple.names[1]):
+        (served,) = ENCODER.encode([text])
+        states, pooled = run.prompt(text, apple)
+        assert torch.allclose(states.float(), served.states, atol=0.02, rtol=0.02)
+        assert torch.allclose(pooled.float(), served.pooled, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
+def test_a_compiled_step_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as by --compile, but run without the minute that C++ takes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    losses = [float(trainer(compiled=compiled).train_step(whole=False, rate=1.0)) for compiled in (False, True)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # autocast, RMSNorm
@@ -97,7 +108,7 @@ def test_a_run_starts_from_what_another_one_exported(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
 def test_a_run_does_not_start_from_another_architecture(tmp_path: Path) -> None:
     trainer().export(tmp_path)
-    other = Trainer(replace(RECIPE, single_blocks=2), load_atlas(), HashEncoder())
+    other = Trainer(replace(RECIPE, single_blocks=2), load_atlas(), ENCODER)
     with pytest.raises(ValueError, match="num_single_layers is 1, the recipe's is 2"):
         other.start_from(tmp_path)
 
