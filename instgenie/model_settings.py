@@ -46,6 +46,7 @@ class ModelSettings:
         guidance: guidance scale; classifier-free unless the model is guidance-distilled, 1 turns that off.
         canvas_tokens: image tokens of the size the model works best at.
         text_tokens: prompt states the transformer gets.
+        draws: names of what it can draw, where it was trained on a short list of things; empty where it was not.
 
     Raises:
         CheckpointError: a value of another type or outside its limits.
@@ -56,6 +57,7 @@ class ModelSettings:
     guidance: float
     canvas_tokens: int = 4096
     text_tokens: int = 512
+    draws: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         label: object = self.name
@@ -72,6 +74,10 @@ class ModelSettings:
         guidance: object = self.guidance
         if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= MAX_GUIDANCE:
             raise CheckpointError(f"guidance is {guidance!r}, not a number in 0..{MAX_GUIDANCE:g}")
+        draws: object = self.draws
+        if not isinstance(draws, list | tuple) or not all(isinstance(one, str) and one.strip() for one in draws):
+            raise CheckpointError(f"draws is {repr(draws)[:80]}, not a list of names")
+        object.__setattr__(self, "draws", tuple(draws))
 
 
 def default_settings(name: str, *, takes_fill: bool, distilled: bool) -> ModelSettings:

@@ -176,6 +176,7 @@ class ModelCard:
             known. With drift, templates have fewer of them than steps: then it is the most that a step may need.
         batch_edits, batch_tokens: most edits in a step, and most tokens that it computes; 0 where that is not known.
         measured: how close edits come to dense ones by halo and refreshes; empty where nobody measured that.
+        draws: as in `ModelSettings`.
     """
 
     name: str
@@ -192,6 +193,7 @@ class ModelCard:
     batch_edits: int = 0
     batch_tokens: int = 0
     measured: tuple[MeasuredSetting, ...] = ()
+    draws: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,8 @@ def save_tiny_builtin(folder: Path) -> Path:
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     }
     _write_json(folder / "model_index.json", parts)
-    settings = {"name": "tiny-builtin", "steps": 4, "guidance": 3.0, "canvas_tokens": 64, "text_tokens": 8}
+    settings: dict[str, object] = {"name": "tiny-builtin", "steps": 4, "guidance": 3.0, "canvas_tokens": 64}
+    settings |= {"text_tokens": 8, "draws": ["red apple", "star"]}
     _write_json(folder / "instgenie.json", settings)
     return folder
 

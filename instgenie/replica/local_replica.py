@@ -348,4 +348,5 @@ def _model_card(editor: Editor, device: str, text_tokens: int, limits: BatchLimi
         step_bytes=form.step_bytes,
         batch_edits=limits.edits,
         batch_tokens=limits.rows,
+        draws=settings.draws,
     )

@@ -218,6 +218,7 @@ class Run(ABC):
             "guidance": 3.0,
             "canvas_tokens": (self.recipe.size // PATCH) ** 2,
             "text_tokens": self.recipe.text_tokens,
+            "draws": [name for concept in self.concepts for name in concept.names],
         }
         (folder / "instgenie.json").write_text(json.dumps(settings, indent=1) + "\n")
         run = {

@@ -172,6 +172,9 @@ class ModelReply(_Reply):
     device: str
     defaults: dict[str, Any]
     fidelity: list[MeasuredFidelity] = Field(description="What `fidelity` of an edit chooses from.")
+    draws: list[str] = Field(
+        description="Names of what it can draw, if it was trained on a short list of things; empty if it was not."
+    )
     limits: dict[str, Any]
 
 

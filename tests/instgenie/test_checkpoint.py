@@ -57,7 +57,7 @@ def flip_last_byte(path: Path) -> None:
 
 
 def test_kind_of_the_embedded_model(builtin_kind: Checkpoint) -> None:
-    assert builtin_kind.settings == ModelSettings("tiny-builtin", 4, 3.0, 64, 8)
+    assert builtin_kind.settings == ModelSettings("tiny-builtin", 4, 3.0, 64, 8, ("red apple", "star"))
     assert (builtin_kind.takes_fill, builtin_kind.distilled) == (True, False)
     assert (builtin_kind.codec.patch, builtin_kind.codec.pack, builtin_kind.codec.channels) == (8, 1, 8)
     assert builtin_kind.shift == FlowShift(shift=1.0, dynamic=False)
@@ -357,6 +357,9 @@ def test_schedule_outside_its_limits(builtin_copy: Path, change: dict[str, Any])
         {"guidance": -1},
         {"guidance": float("inf")},
         {"name": ""},
+        {"draws": "cat"},
+        {"draws": ["cat", 7]},
+        {"draws": [" "]},
     ],
     ids=str,
 )
@@ -370,7 +373,7 @@ def test_settings_outside_their_limits(settings: dict[str, Any]) -> None:
 def test_revision_is_that_of_the_content(builtin_copy: Path, builtin_kind: Checkpoint) -> None:
     assert load(builtin_copy).revision == builtin_kind.revision
     assert load(builtin_copy, torch.bfloat16).revision == builtin_kind.revision  # the dtype has its own entry in keys
-    edit_json(builtin_copy / "instgenie.json", lambda c: c.update(steps=7, guidance=2.0))  # so have these
+    edit_json(builtin_copy / "instgenie.json", lambda c: c.update(steps=7, guidance=2.0, draws=[]))
     assert load(builtin_copy).revision == builtin_kind.revision
 
 

@@ -13,6 +13,8 @@ from builtin_recipe.concepts import CONCEPTS, PICTURED, every_caption
 from builtin_recipe.emoji import Emoji, _listed, emoji_concepts, large_concepts, load_emoji, parse_emoji
 from builtin_recipe.emoji_words import OTHER_NAMES, THINGS
 from builtin_recipe.pictures import load_atlas
+from instgenie.checkpoint import BUILTIN
+from instgenie.model_settings import read_settings
 
 EMOJI = [
     Emoji("1f34e", "red apple", ("apple", "fruit")),  # one of `concepts.py`
@@ -76,6 +78,12 @@ def test_emojibase_is_read_in_its_order(tmp_path: Path) -> None:
     (folder / "data.json").write_text(json.dumps(entries))
     assert [one.label for one in load_emoji(tmp_path)] == ["monkey face", "cloud", "regional indicator A"]
     assert parse_emoji(entries[0]) == Emoji("2601", "cloud", ("weather",))
+
+
+def test_the_embedded_model_lists_what_it_draws() -> None:
+    """So that whoever asks for something else is told so."""
+    listed = read_settings(BUILTIN, takes_fill=True, distilled=False).draws
+    assert listed == tuple(name for concept in CONCEPTS for name in concept.names)
 
 
 def test_a_model_carries_its_concepts(tmp_path: Path) -> None:

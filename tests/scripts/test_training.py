@@ -17,6 +17,7 @@ from builtin_recipe.recipes import PATCH, Recipe
 from builtin_recipe.text_source import copy_text_encoder, load_encoder
 from builtin_recipe.training import Trainer
 from instgenie.checkpoint import BUILTIN, load_checkpoint
+from instgenie.model_settings import read_settings
 
 RECIPE = Recipe(
     latent_channels=8,
@@ -103,6 +104,7 @@ def test_a_run_starts_from_what_another_one_exported(tmp_path: Path) -> None:
     assert third.samples > third.earlier_samples == first.samples
     third.export(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "training.json").read_text())["minutes"] == 2
+    assert read_settings(tmp_path / "model", takes_fill=True, distilled=False).draws[0] == "red apple"
 
 
 @pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")

@@ -137,6 +137,7 @@ def edit(
     """Edit the masked part of IMAGE as PROMPT says."""
     started = time.perf_counter()
     from instgenie.errors import ParameterError
+    from instgenie.known_names import unknown_hint
     from instgenie.request import EditRequest
     from instgenie_server.cli.edit_report import chosen_settings, edit_report, remote_report, summary
 
@@ -171,14 +172,13 @@ def edit(
         from instgenie_server.cli.remote_edit import edit_remotely
 
         with status_line("asking the server") as say:
-            remote = edit_remotely(
-                server, api_key, request, image, mask, mask_mode.value, say, with_model=timings, fidelity=asked
-            )
+            remote = edit_remotely(server, api_key, request, image, mask, mask_mode.value, say, fidelity=asked)
             output.write(remote.picture)
         seconds = time.perf_counter() - started
         if timings:
             typer.echo(json.dumps(remote_report(remote, request, seconds)))
         typer.echo(summary(out, seconds, remote.timings, chosen=remote.fidelity), err=True)
+        _tell(unknown_hint(prompt, remote.about.get("model", "the model"), remote.draws))
         return
     with _tracing(trace) as tracer, status_line("loading the model") as say:
         with tracer.span("load model"):
@@ -213,6 +213,12 @@ def edit(
         typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison, asked)))
     chosen = None if asked is None else chosen_settings(request)
     typer.echo(summary(out, seconds, result.timings, comparison, chosen), err=True)
+    _tell(unknown_hint(prompt, checkpoint.settings.name, checkpoint.settings.draws))
+
+
+def _tell(hint: str | None) -> None:
+    if hint is not None:
+        typer.echo(f"Note: {hint}.", err=True)
 
 
 def _fidelity(context: typer.Context, text: str | None) -> FidelityOption | None:

@@ -23,13 +23,15 @@ class EditedRemotely:
     """What a server made of an edit.
 
     Attributes:
-        about: where it was made: the server's address, the edit's id and, if asked for, the model and its dtype.
+        about: where it was made: the server's address, the edit's id and, if the server tells, the model and its dtype.
+        draws: names of what the model can draw, if it has a list of these.
         fidelity: what `--fidelity` chose; None where it was not given, or the server does not tell.
     """
 
     picture: Image.Image
     timings: PhaseTimings
     about: dict[str, str]
+    draws: tuple[str, ...]
     fidelity: dict[str, Any] | None = None
 
 
@@ -42,7 +44,6 @@ def edit_remotely(
     mask_mode: str,
     say: Say,
     *,
-    with_model: bool,
     fidelity: FidelityOption | None = None,
 ) -> EditedRemotely:
     """Have a server make the edit. The files are sent as they are, the other values are the request's.
@@ -53,24 +54,28 @@ def edit_remotely(
     """
     from instgenie.errors import PictureError
     from instgenie.picture import open_picture
-    from instgenie_server.client import RemoteEdit, UnreachableError, run_edit
+    from instgenie_server.client import RemoteEdit, RemoteError, UnreachableError, run_edit
 
     fields = edit_fields(request, mask_mode if mask else "alpha", fidelity)
     uploads = image.read_bytes(), None if mask is None else mask.read_bytes()
 
     async def work(connection: Connection) -> tuple[RemoteEdit, dict[str, Any]]:
         edit = await run_edit(connection, *uploads, fields, say)
-        return edit, await connection.json("GET", "/v1/models") if with_model else {}
+        try:
+            return edit, await connection.json("GET", "/v1/models")
+        except RemoteError:  # the picture is there
+            return edit, {}
 
     edit, models = ask(server, api_key, work)
     try:
         picture = open_picture(edit.image, "result")
     except PictureError as error:
         raise UnreachableError(f"{server} sent no picture: {error}") from error
-    about = {"server": server, "id": str(edit.job["id"])}
+    about, draws = {"server": server, "id": str(edit.job["id"])}, list[str]()
     for model in models.get("data", [])[:1]:
         about |= {"model": str(model.get("id")), "dtype": str(model.get("dtype"))}
-    return EditedRemotely(picture, edit.timings, about, edit.job.get("fidelity"))
+        draws += model.get("draws", [])
+    return EditedRemotely(picture, edit.timings, about, tuple(draws), edit.job.get("fidelity"))
 
 
 def edit_fields(request: EditRequest, mask_mode: str, fidelity: FidelityOption | None = None) -> dict[str, str]:

@@ -55,6 +55,7 @@ def model_reply(card: ModelCard, limits: LimitSettings) -> ModelReply:
             "refreshes": fidelity.default_refreshes(card.steps),
         },
         fidelity=[MeasuredFidelity(**asdict(one)) for one in card.measured],
+        draws=list(card.draws),
         limits={
             "image_bytes": limits.part_bytes,
             "image_pixels": picture.MAX_PIXELS,

@@ -47,6 +47,17 @@ def test_same_picture_as_in_this_process(
     assert_alike(there.read_bytes(), here.read_bytes())
 
 
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_prompt_that_names_nothing_known_gets_a_note(
+    edit: Run, remote: Run, image_path: Path, mask_path: Path, tmp_path: Path, where: str
+) -> None:
+    run, out = edit if where == "here" else remote, tmp_path / "out.png"
+    for prompt, told in (("two stars", False), ("a unicorn", True)):
+        result = run(image_path, "--mask", mask_path, "-o", out, "--prompt", prompt)
+        assert result.exit_code == 0, result.output
+        assert ("Note: tiny-builtin was not trained on what 'a unicorn' names" in result.stderr) is told
+
+
 def test_timings(remote: Run, server: str, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     result = remote(image_path, "--mask", mask_path, "-o", out, "--timings", "--seed", "5", "--cache", "on")

@@ -232,6 +232,7 @@ async def test_models(openai: AsyncOpenAI) -> None:
         "halo": 1,
         "refreshes": 0,
     }
+    assert model.model_extra["draws"] == ["red apple", "star"]
     assert model.model_extra["limits"]["image_bytes"] == 50_000_000
     with pytest.raises(NotFoundError, match="not served here"):
         await openai.models.retrieve("gpt-image-1")
