@@ -80,15 +80,16 @@ def load_checkpoint(
     settings = read_settings(folder, **kind, text_positions=_text_positions(folder, index))
     prompts = _load_prompts(folder, index, settings, dtype, device)
     _check_prompts(folder, prompts, transformer)
+    found = revision(folder, settings, hash_one or RememberedHashes())
     return Checkpoint(
         settings,
-        revision(folder, settings, hash_one or RememberedHashes()),
+        found,
         FluxForward(transformer),
         codec,
         prompts,
         shift,
         **kind,
-        measured=read_measured(folder),
+        measured=read_measured(folder, found),
     )
 
 

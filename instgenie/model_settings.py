@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from instgenie.errors import CheckpointError, ParameterError
 from instgenie.fidelity import MeasuredSetting
 from instgenie.flow import MAX_STEPS, FlowShift
 from instgenie.parameter_checks import MAX_GUIDANCE
+
+log = logging.getLogger(__name__)
 
 SETTINGS_FILE = "instgenie.json"
 FIDELITY_FILE = "fidelity.json"
@@ -122,18 +125,24 @@ def read_settings(
         raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
 
 
-def read_measured(folder: Path) -> tuple[MeasuredSetting, ...]:
+def read_measured(folder: Path, revision: str) -> tuple[MeasuredSetting, ...]:
     """How close a model folder's edits come to dense ones; empty where it has no `fidelity.json`.
 
+    Args:
+        revision: of the model; a file that says that it was measured for another one is left unread.
     Raises:
         CheckpointError: the file is not what `scripts/bench/fidelity.py` writes.
     """
     path = folder / FIDELITY_FILE
     if not path.exists():
         return ()
+    content = read_json(path)
     try:
-        return tuple(MeasuredSetting(**row) for row in read_json(path)["settings"])
-    except (KeyError, TypeError, ValueError) as error:
+        if (measured := content.get("about", {}).get("revision", revision)) != revision:
+            log.warning("%s: was measured for other weights, of revision %.40s: not used", path, measured)
+            return ()
+        return tuple(MeasuredSetting(**row) for row in content["settings"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: settings are not what they have to be: {error}") from error
 
 

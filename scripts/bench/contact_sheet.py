@@ -3,8 +3,8 @@
     python scripts/bench/contact_sheet.py OUT.png [--model FOLDER] [--data FOLDER] [--pictured 36] [--shapes 6]
 
 A model that knows more things than the repository's atlas needs --data, as for `eval_builtin.py`, to show them.
-Pictured things are taken from all over their list, each one once, then coloured shapes, two empty backgrounds, and
-one thing small and big.
+Pictured things are taken from all over their list, each one once, then coloured shapes, two empty backgrounds, two
+things to remove, and one thing small and big.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from builtin_recipe.cases import Case, concepts_of, held_out_cases, sized_cases
+from builtin_recipe.cases import Case, concepts_of, held_out_cases, removal_cases, sized_cases
 from builtin_recipe.concept_file import drawable
 from builtin_recipe.concepts import CONCEPTS, Concept
 from builtin_recipe.evaluation import Edits
@@ -34,7 +34,7 @@ from instgenie_cache import MemoryStore
 HEADINGS = ("masked", "dense edit", "cached edit")
 TILE = 128  # pixels of a shown picture
 CAPTION, GAP, SEAM = 19, 10, 2  # pixels below a case, beside it, between its pictures
-NOTHING = 2
+NOTHING, REMOVED = 2, 2  # cases
 # Beyond this a README loads slowly.
 MAX_BYTES = 1_500_000
 
@@ -52,6 +52,7 @@ def shown_cases(
     assert len(set(labels)) == len(labels)
     cases += held_out_cases("shape", shapes, size, pictures, concepts, leap=True)
     cases += held_out_cases("nothing", NOTHING, size, pictures, concepts)
+    cases += removal_cases(REMOVED, size, pictures, concepts)
     cases += sized_cases(1, size, pictures, concepts)[0]
     return cases
 
@@ -94,6 +95,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    if not options.out.absolute().parent.is_dir():
+        parser.error(f"{options.out}: there is no folder {options.out.absolute().parent}")
     concepts, pictures = drawable(options.model, options.data)
     things = len(concepts_of("pictured", concepts))
     if not 0 <= options.pictured <= things:

@@ -22,7 +22,7 @@ SIZE_PAIRS = (("small", "big"), ("tiny", "large"))
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A scene whose mask is to be filled.
+    """A scene whose mask is to be filled: its `background` is edited, its `target` is what to come near to.
 
     Attributes:
         name: what the prompts call the concept: its label, or one of the synonyms that training used too.
@@ -42,7 +42,7 @@ class Case:
         return self.name == self.scene.concept.label
 
     def request(self, prompt: str | None = None, *, cached: bool = True, steps: int | None = None) -> EditRequest:
-        """The edit of this case, on the scene without the object, with another prompt if one is given."""
+        """The edit of this case, with another prompt if one is given."""
         return EditRequest(
             picture=Image.fromarray(np.rint(self.scene.background * 255).astype(np.uint8)),
             mask=self.scene.mask > 0,
@@ -115,6 +115,26 @@ def held_out_cases(
         turn = number % len(found) + number // len(found)
         name = concept.names[turn % len(concept.names)]
         cases.append(held_out_case(concept, name, number, size, pictures, others=others))
+    return cases
+
+
+def removal_cases(
+    count: int, size: int, pictures: Mapping[str, Image.Image], concepts: Sequence[Concept] = CONCEPTS
+) -> list[Case]:
+    """`count` scenes with a pictured thing, nothing else, under the mask, which are asked to be without it.
+
+    Their `background`, the picture that is edited, has the thing; their `target` has not.
+    """
+    cases = []
+    for number, case in enumerate(held_out_cases("pictured", count, size, pictures, concepts, leap=True, others=0)):
+        scene = case.scene
+        covered = (scene.target != scene.background).any(-1)
+        mask = np.maximum(scene.mask, covered.astype(np.float32))
+        nothing = concepts_of("nothing", concepts)[0]
+        name = nothing.names[number % len(nothing.names)]
+        prompt = HELD_OUT_NOTHING[number % len(HELD_OUT_NOTHING)]
+        without = Scene(scene.background, scene.target, mask, nothing, name)
+        cases.append(Case(without, name, prompt, name, case.seed))
     return cases
 
 

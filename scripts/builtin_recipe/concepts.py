@@ -122,7 +122,8 @@ CONCEPTS = tuple(all_concepts())
 
 def phrase(form: str, name: str) -> str:
     """The caption form filled with the name, with the right article."""
-    return form.replace("a {}", f"{'an' if name[0] in 'aeio' else 'a'} {{}}").format(name)
+    takes_an = name[0] in "aeio" or name.startswith(("umbrella", "hourglass"))
+    return form.replace("a {}", f"{'an' if takes_an else 'a'} {{}}").format(name)
 
 
 def caption(concept: Concept, rng: random.Random, size_word: str = "") -> str:

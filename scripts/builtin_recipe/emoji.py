@@ -63,7 +63,8 @@ def emoji_concepts(emoji: Sequence[Emoji], pictured: Collection[str]) -> list[Co
     concepts = []
     for one in found:
         label = _clean(wanted[one.label])
-        assert label not in taken, f"{label!r} is the name of two things"
+        if label in taken:
+            raise ValueError(f"emojibase: {label!r} is the name of two things")
         rare = [tag for tag in one.tags if spread[tag] <= MAX_EMOJI_PER_TAG]
         others = [name for name in map(_clean, (one.label, *rare)) if name in allowed and name not in taken]
         names = tuple(dict.fromkeys((label, *others)))

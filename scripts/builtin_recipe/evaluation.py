@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from builtin_recipe.cases import Case, concepts_of, held_out_cases, sized_cases
+from builtin_recipe.cases import Case, concepts_of, held_out_cases, removal_cases, sized_cases
 from builtin_recipe.concepts import CONCEPTS, HELD_OUT_CAPTIONS, Concept, phrase
 from builtin_recipe.measures import changed_share, psnr_in_mask, seam_step
 from builtin_recipe.retrieval import Gallery
@@ -101,13 +101,14 @@ def pictured_rows(
             another = another_prompt(case, number, concepts)
             edits |= {HALF: cached, DENSE: dense, ANOTHER: edit(another), EMPTY: edit("")}
             fidelity.append(psnr_in_mask(cached, dense, scene.mask))
+        found_by = {id(edited): gallery.find(edited) for edited in edits.values()}  # some names share an edit
         for name, edited in edits.items():
-            found = gallery.find(edited)
+            found = found_by[id(edited)]
             for rivals, labels in among.items():
                 ranks[name][rivals].append(found.rank(scene.concept.label, labels))
         edit_steps.append(seam_step(cached, scene.mask))
         target_steps.append(seam_step(scene.target, scene.mask))
-        uncovered = gallery.find(cached).uncovered
+        uncovered = found_by[id(cached)].uncovered
         if uncovered.sum() >= MIN_UNCOVERED:
             beside.append(psnr_in_mask(cached, scene.background, uncovered))
         if tell and (number + 1) % REPORT_EVERY == 0 and number + 1 < count:
@@ -144,19 +145,31 @@ def shape_rows(
 def nothing_rows(
     editor: Edits, count: int, size: int, steps: int, pictures: Pictures, concepts: Sequence[Concept] = CONCEPTS
 ) -> Rows:
-    """How near edits that ask for nothing come to the true background: of a bare one, and beside a thing that stays."""
+    """How near edits that ask for nothing come to the true background.
 
-    def found(case: Case, prompt: str) -> float:
-        edited = edited_pixels(editor, case.request(prompt, steps=steps))
-        return psnr_in_mask(edited, case.scene.background, case.scene.mask)
+    Of a bare one, beside a thing that stays, and where the masked thing itself is to go, which the records of the
+    template have seen.
+    """
+
+    def found(case: Case, prompt: str, *, cached: bool = True) -> float:
+        edited = edited_pixels(editor, case.request(prompt, cached=cached, steps=steps))
+        return psnr_in_mask(edited, case.scene.target, case.scene.mask)
 
     bare = held_out_cases("nothing", count, size, pictures, concepts)
     with_another = held_out_cases("nothing", count, size, pictures, concepts, others=1)
+    removals = removal_cases(count, size, pictures, concepts)
     return {
         "nothing, unseen captions, PSNR in mask": psnr_row([found(case, case.prompt) for case in bare]),
         "nothing, seen captions, PSNR in mask": psnr_row([found(case, case.trained_prompt) for case in bare]),
         "nothing beside a thing, unseen captions, PSNR in mask": psnr_row(
             [found(case, case.prompt) for case in with_another]
+        ),
+        "removing a thing, unseen captions, PSNR in mask": psnr_row([found(case, case.prompt) for case in removals]),
+        "removing a thing, seen captions, PSNR in mask": psnr_row(
+            [found(case, case.trained_prompt) for case in removals]
+        ),
+        "removing a thing, unseen captions, dense edit, PSNR in mask": psnr_row(
+            [found(case, case.prompt, cached=False) for case in removals]
         ),
     }
 

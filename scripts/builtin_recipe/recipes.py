@@ -21,7 +21,7 @@ class CommonRecipe:
     batch_tokens: int = 3584  # image and text tokens of a batch
     muon_rate: float = 4e-3
     adam_rate: float = 1e-3
-    decay_from: float = 0.6  # share of the run after which the learning rate goes to zero
+    decay_from: float = 0.6  # share of the run after which the learning rate falls to a hundredth
     ema: float = 0.998
     prompt_dropout: float = 0.1
     weights: tuple[float, float, float] = (0.78, 0.15, 0.07)  # pictured, shape, nothing

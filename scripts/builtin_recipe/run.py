@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from builtin_recipe.concept_file import save_concepts
 from builtin_recipe.concepts import Concept
 from builtin_recipe.network import new_transformer
 from builtin_recipe.recipes import PATCH, CommonRecipe
-from builtin_recipe.state_files import has_state, load_state, save_state
+from builtin_recipe.state_files import load_state, save_state
 from builtin_recipe.weight_shards import remove_weights
+from instgenie.model_settings import FIDELITY_FILE
 from instgenie.models.patch_autoencoder import PatchAutoencoder
 
 WARM_UP_STEPS = 100
@@ -57,6 +58,7 @@ class Run(ABC):
         self.shard_bytes: int | None = None
         self.report_every = 200
         self._warm_from = 0
+        self._minutes: float | None = None  # of the whole run, as far as that is known
 
     @abstractmethod
     def advance(self, share: float, rate: float) -> Tensor:
@@ -81,7 +83,7 @@ class Run(ABC):
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
 
     def rate(self, share: float) -> float:
-        """Learning rate when `share` of the run is over, in units of the base one: warm-up, level, decay to zero."""
+        """Learning rate when `share` of the run is over, in units of the base one: warm-up, level, decay to 0.01."""
         decay = max(0.01, (1 - share) / (1 - self.recipe.decay_from))
         return min(1.0, (self.step - self._warm_from + 1) / WARM_UP_STEPS, decay)
 
@@ -103,6 +105,10 @@ class Run(ABC):
         Args:
             steps: to make at most.
         """
+        if self._minutes is not None and self._minutes != minutes:  # so has its schedule: the rate may jump
+            self._warm_from = self.step
+            print(f"a run of {self._minutes:g} minutes becomes one of {minutes:g}, and warms up again", flush=True)
+        self._minutes = minutes
         losses: list[Tensor] = []
         last_save, first_step = self.seconds, self.step
         while (
@@ -122,7 +128,7 @@ class Run(ABC):
                 last_save = self.seconds
         if losses:
             self._report(_mean(losses))
-        if checkpoint and (self.step > first_step or not has_state(checkpoint)):
+        if checkpoint and self.step > first_step:
             self.save(checkpoint)
 
     def _report(self, loss: float) -> None:
@@ -156,12 +162,24 @@ class Run(ABC):
                 "earlier_samples": self.earlier_samples,
                 "earlier_minutes": self.earlier_minutes,
                 "warm_from": self._warm_from,
+                "minutes": self._minutes,
             },
+            "made_for": self._made_for(),
         }
 
+    def _made_for(self) -> dict[str, Any]:
+        """What a checkpoint has to share with the run that goes on from it."""
+        concepts = [concept.label for concept in self.concepts]
+        return _config(self.model) | _config(self.autoencoder) | {"concepts": concepts}
+
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of either form, whole or light."""
+        """Go on from a checkpoint of either form, whole or light.
+
+        Raises:
+            ValueError: it is of another architecture or of other concepts, or a part of it is missing.
+        """
         state = load_state(path)
+        _check_same(state.get("made_for", {}), self._made_for())  # older ones do not say
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.autoencoder.load_state_dict(state["autoencoder"])
@@ -171,6 +189,7 @@ class Run(ABC):
         self.seconds = state["progress"]["seconds"]
         self.earlier_samples = state["progress"].get("earlier_samples", 0)
         self.earlier_minutes = state["progress"].get("earlier_minutes", 0.0)
+        self._minutes = state["progress"].get("minutes")
         # A checkpoint from before this was kept has none: no warm-up but the run's first.
         self._warm_from = state["progress"].get("warm_from", 0) if "optimizers" in state else self.step
 
@@ -183,10 +202,7 @@ class Run(ABC):
         """
         transformer = _exported(FluxTransformer2DModel, folder / "transformer")
         autoencoder = _exported(PatchAutoencoder, folder / "vae")
-        asked, found = _config(self.model) | _config(self.autoencoder), _config(transformer) | _config(autoencoder)
-        for name, value in asked.items():
-            if found.get(name) != value:
-                raise ValueError(f"{name} is {found.get(name)}, the recipe's is {value}")
+        _check_same(_config(transformer) | _config(autoencoder), _config(self.model) | _config(self.autoencoder))
         made = json.loads((folder / "training.json").read_text())
         if missing := {"step", "samples", "minutes"} - made.keys():
             raise ValueError(f"training.json has no {', '.join(sorted(missing))}")
@@ -200,6 +216,7 @@ class Run(ABC):
         """Write transformer/, vae/, scheduler/ and what describes them; weights in bf16, the autoencoder in fp32."""
         for part in ("transformer", "vae"):
             remove_weights(folder / part)
+        (folder / FIDELITY_FILE).unlink(missing_ok=True)  # was measured on other weights
         copy.deepcopy(self.average).to(torch.bfloat16).save_pretrained(folder / "transformer")
         self.autoencoder.save_pretrained(folder / "vae")
         FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(folder / "scheduler")
@@ -243,6 +260,17 @@ def _exported(kind: Any, folder: Path) -> Any:
     if names := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
         raise ValueError(f"{folder}: weights are missing or too many: {', '.join(names[:3])} ({len(names)} in all)")
     return model
+
+
+def _check_same(found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first thing asked that is found to be otherwise; nothing found is no fault."""
+    for name, value in asked.items() if found else ():
+        if (other := found.get(name)) != value:
+            raise ValueError(f"{name}: {_in_short(other)}, but the recipe's {_in_short(value)}")
+
+
+def _in_short(value: object) -> str:
+    return f"{len(value)} ({', '.join(value[:3])} ...)" if isinstance(value, list) and value[3:] else str(value)
 
 
 def _config(model: Any) -> dict[str, Any]:

@@ -17,8 +17,9 @@ def save_state(state: dict[str, Any], path: Path, shard_bytes: int | None = None
     """Write the state so that `path` holds the old one or the new one, whole, whenever the writing stops.
 
     Args:
-        shard_bytes: size of a shard; None writes one file. A path that exists keeps its form.
+        shard_bytes: size of a shard, above 0; None writes one file. A path that exists keeps its form.
     """
+    assert shard_bytes is None or shard_bytes > 0
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() or (shard_bytes is not None and not path.exists()):
         _save_shards(state, path, shard_bytes or SHARD_BYTES)

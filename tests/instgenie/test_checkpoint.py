@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from instgenie.checkpoint import Checkpoint, load_checkpoint
 from instgenie.errors import CheckpointError
 from instgenie.flow import FlowShift
-from instgenie.model_settings import ModelSettings, default_settings
+from instgenie.model_settings import FIDELITY_FILE, ModelSettings, default_settings
 from instgenie.revision import hash_file
 
 CPU = torch.device("cpu")
@@ -368,6 +368,21 @@ def test_settings_outside_their_limits(settings: dict[str, Any]) -> None:
     values: dict[str, Any] = {"name": "model", "steps": 4, "guidance": 1.0} | settings
     with pytest.raises(CheckpointError, match=name):
         ModelSettings(**values)
+
+
+def test_what_was_measured_on_other_weights_is_not_used(
+    builtin_copy: Path, builtin_kind: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = {"halo": 1, "refreshes": 1, "steps": 20, "psnr_db": 38.5, "cost": 0.4, "step_cache": 1}
+
+    def measured(about: dict[str, str]) -> int:
+        (builtin_copy / FIDELITY_FILE).write_text(json.dumps({"about": about, "settings": [setting]}))
+        return len(load(builtin_copy).measured)
+
+    assert measured({"revision": builtin_kind.revision}) == measured({}) == 1
+    assert not caplog.records
+    assert measured({"revision": "0" * 32}) == 0
+    assert "was measured for other weights, of revision 0000" in caplog.text
 
 
 def test_revision_is_that_of_the_content(builtin_copy: Path, builtin_kind: Checkpoint) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builtin_recipe.cases import concepts_of, held_out_cases, sized_cases, spread
+from builtin_recipe.cases import concepts_of, held_out_cases, removal_cases, sized_cases, spread
 from builtin_recipe.concepts import HELD_OUT_NOTHING, NOTHING, SIZES, every_caption
 from builtin_recipe.pictures import load_atlas
 from builtin_recipe.scenes import background
@@ -65,6 +65,16 @@ def test_cases_of_nothing_are_bare_unless_a_thing_is_asked_for() -> None:
         assert not np.array_equal(one.scene.background, other.scene.background)
     plain = background(192, np.random.default_rng(bare[0].seed))
     assert np.array_equal(bare[0].scene.background, plain)
+
+
+def test_a_removal_is_of_the_thing_that_is_masked() -> None:
+    for case in removal_cases(8, 128, load_atlas()):
+        differs = (case.scene.background != case.scene.target).any(-1)
+        assert differs.sum() > 200
+        assert (case.scene.mask[differs] == 1).all()
+        assert case.prompt in HELD_OUT_NOTHING
+        assert case.trained_prompt in NOTHING
+        assert np.abs(np.asarray(case.request().picture, np.float32) / 255 - case.scene.background).max() < 0.01
 
 
 def test_sized_cases_ask_for_small_and_big_in_one_scene() -> None:

