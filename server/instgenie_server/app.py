@@ -29,7 +29,7 @@ from instgenie_server.order_maker import OrderMaker
 from instgenie_server.presence import Presence
 from instgenie_server.record_cache.exposition import ServiceExposition
 from instgenie_server.record_cache.store import secret_of, service_address
-from instgenie_server.routes import a1111, contract, edits, health, models, openai, templates
+from instgenie_server.routes import a1111, contract, edits, health, models, openai, page, templates
 from instgenie_server.routes.keys import DECODER, ENGINE, FIRST_REPLICAS, PIXELS, UPLOADS
 from instgenie_server.settings import Settings
 from instgenie_server.template_registry import TemplateRegistry
@@ -58,7 +58,7 @@ def make_app(
     app[a1111.RUNNING] = {}
     app[RATE_LIMITER] = RateLimiter(settings.limits.requests_per_minute)
     middleware.install(app)
-    for surface in (health, models, openai, edits, templates, a1111, contract):
+    for surface in (health, models, openai, edits, templates, a1111, contract, page):
         app.add_routes(surface.routes)
     app.cleanup_ctx.extend([_data_folder, _access, _intake, _cache_metrics, lambda app: _engine(app, open_replica)])
     app.on_shutdown.append(_drain)

@@ -17,7 +17,7 @@ from instgenie_server.openapi import OPERATIONS
 from tests.server.routes.scripted_replica import ScriptedReplica
 from tests.server.routes.site import Site, form
 
-BESIDES = {"/", "/docs", "/openapi.json"}  # for people, and the document itself
+BESIDES = {"/", "/page/{name}", "/docs", "/openapi.json"}  # for people, and the document itself
 
 
 async def test_the_document_is_valid(site: Site) -> None:
