@@ -74,6 +74,12 @@ def test_wheel_has_every_file_of_the_model(environment: Path) -> None:
     assert builtin_files(site_packages) == builtin_files(REPOSITORY) != set()
 
 
+def test_wheel_has_the_whole_web_page(environment: Path) -> None:
+    (installed,) = environment.glob("lib/python*/site-packages/instgenie_server/page")
+    kept = REPOSITORY / "server" / "instgenie_server" / "page"
+    assert {path.name for path in installed.iterdir()} == {path.name for path in kept.iterdir()} != set()
+
+
 def test_wheel_carries_every_licence_that_the_notice_names(environment: Path) -> None:
     licences = [path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("LICENSES/*.txt")]
     notice = (REPOSITORY / "NOTICE").read_text()
