@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 
 EXAMPLES = 8  # names that a hint tells, about
+# Endings of a plural, and what the singular may have in their place.
+_ENDINGS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
 
 
 def names_one(prompt: str, draws: Sequence[str]) -> bool:
     """Whether the prompt has one of the names in it, as whole words, whatever their case and number."""
-    words = f" {_plain(prompt)} "
-    return any(f" {_plain(name)} " in words for name in draws)
+    words = [_forms(word) for word in _words(prompt)]
+    return any(_has(words, [_forms(word) for word in _words(name)]) for name in draws)
 
 
 def unknown_hint(prompt: str, model: str, draws: Sequence[str]) -> str | None:
@@ -28,12 +30,16 @@ def unknown_hint(prompt: str, model: str, draws: Sequence[str]) -> str | None:
     return f"{model} was not trained on what {prompt[:80]!r} names, but on {len(draws)} names: {some} ..."
 
 
-def _plain(text: str) -> str:
-    """The words alone, in lower case and the singular, as far as endings tell."""
-    return " ".join(_singular(word) for word in re.findall(r"\w+", text.lower()))
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
-def _singular(word: str) -> str:
-    if word.endswith("ies"):
-        return f"{word[:-3]}y"
-    return word if word.endswith("ss") else word.removesuffix("s")
+def _forms(word: str) -> frozenset[str]:
+    """The word, and what it may be the plural of."""
+    return frozenset([word, *(word.removesuffix(end) + put for end, put in _ENDINGS if word.endswith(end))])
+
+
+def _has(words: Sequence[frozenset[str]], name: Sequence[frozenset[str]]) -> bool:
+    """Whether the name's words follow each other among the words, each in one of its forms."""
+    places = range(len(words) - len(name) + 1)
+    return any(all(words[at + i] & forms for i, forms in enumerate(name)) for at in places)

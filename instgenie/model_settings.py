@@ -20,6 +20,7 @@ SETTINGS_FILE = "instgenie.json"
 FIDELITY_FILE = "fidelity.json"
 MAX_CANVAS_TOKENS = 65_536
 MAX_TEXT_TOKENS = 4096
+MAX_DRAWS, MAX_DRAWS_CHARACTERS = 2000, 30_000  # a replica tells them all in one frame's header
 # Options of the scheduler which change the noise levels in ways that `FlowShift` does not know.
 _UNKNOWN_OPTIONS = (
     "use_karras_sigmas",
@@ -78,9 +79,11 @@ class ModelSettings:
         if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= MAX_GUIDANCE:
             raise CheckpointError(f"guidance is {guidance!r}, not a number in 0..{MAX_GUIDANCE:g}")
         draws: object = self.draws
-        if not isinstance(draws, list | tuple) or not all(isinstance(one, str) and one.strip() for one in draws):
+        if not isinstance(draws, tuple) or not all(isinstance(one, str) and one.strip() for one in draws):
             raise CheckpointError(f"draws is {repr(draws)[:80]}, not a list of names")
-        object.__setattr__(self, "draws", tuple(draws))
+        if len(draws) > MAX_DRAWS or (characters := sum(map(len, draws))) > MAX_DRAWS_CHARACTERS:
+            told = f"{len(draws)} names" if len(draws) > MAX_DRAWS else f"{characters} characters"
+            raise CheckpointError(f"draws has {told}, {MAX_DRAWS} and {MAX_DRAWS_CHARACTERS} are the limits")
 
 
 def default_settings(name: str, *, takes_fill: bool, distilled: bool) -> ModelSettings:
@@ -113,7 +116,10 @@ def read_settings(
     if not path.exists():
         return settings
     try:
-        settings = dataclasses.replace(settings, **read_json(path))
+        values = read_json(path)
+        if isinstance(names := values.get("draws"), list):
+            values["draws"] = tuple(names)
+        settings = dataclasses.replace(settings, **values)
         if settings.text_tokens > text_positions:
             message = f"text_tokens is {settings.text_tokens}, the text encoder has {text_positions} positions"
             raise CheckpointError(message)

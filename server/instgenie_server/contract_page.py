@@ -28,7 +28,7 @@ def contract_page(document: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f'<h1>{title}</h1><p>{escape(info["description"])} <a href="/openapi.json">openapi.json</a></p>'
+        f'<h1>{title}</h1><p>{escape(info["description"])} <a href="openapi.json">openapi.json</a></p>'
         f"{''.join(parts)}</body></html>"
     )
 

@@ -358,8 +358,10 @@ def test_schedule_outside_its_limits(builtin_copy: Path, change: dict[str, Any])
         {"guidance": float("inf")},
         {"name": ""},
         {"draws": "cat"},
-        {"draws": ["cat", 7]},
-        {"draws": [" "]},
+        {"draws": ("cat", 7)},
+        {"draws": (" ",)},
+        {"draws": ("cat",) * 2001},
+        {"draws": ("c" * 15_001,) * 2},
     ],
     ids=str,
 )

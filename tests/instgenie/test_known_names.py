@@ -6,11 +6,24 @@ import pytest
 
 from instgenie.known_names import unknown_hint
 
-DRAWS = ("red apple", "cherries", "bus", "chess piece", "remove it")
+DRAWS = ("red apple", "cherries", "bus", "fox", "knife", "tie", "remove it")
 
 
 @pytest.mark.parametrize(
-    "prompt", ["red apple", "two Red Apples, please!", "a cherry", "CHERRIES", "some buses or a bus", "remove it.", " "]
+    "prompt",
+    [
+        "red apple",
+        "two Red Apples, please!",
+        "a cherry",
+        "CHERRIES",
+        "a bus",
+        "three buses",
+        "foxes",
+        "knives",
+        "ties",
+        "remove it.",
+        " ",
+    ],
 )
 def test_known(prompt: str) -> None:
     assert unknown_hint(prompt, "m", DRAWS) is None
@@ -22,7 +35,7 @@ def test_unknown(prompt: str) -> None:
     assert hint is not None
     assert "some-model" in hint
     assert repr(prompt) in hint
-    assert "5 names: red apple" in hint
+    assert "7 names: red apple" in hint
 
 
 def test_a_model_without_a_list_may_draw_anything() -> None:

@@ -74,7 +74,9 @@ def edit_remotely(
     about, draws = {"server": server, "id": str(edit.job["id"])}, list[str]()
     for model in models.get("data", [])[:1]:
         about |= {"model": str(model.get("id")), "dtype": str(model.get("dtype"))}
-        draws += model.get("draws", [])
+        told = model.get("draws")
+        names = told if isinstance(told, list) else []
+        draws += [name for name in names if isinstance(name, str) and name.isprintable()]
     return EditedRemotely(picture, edit.timings, about, tuple(draws), edit.job.get("fidelity"))
 
 

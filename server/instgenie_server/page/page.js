@@ -1,20 +1,25 @@
 // The page: a picture, a mask on it, an edit that is watched step by step, its result beside what was there.
 
 import { MaskCanvas } from "./mask_canvas.js";
-import { ServerError, apiKey, cancel, edit, events, imageOf, submit, theModel } from "./server.js";
+import { ServerError, cancel, edit, events, imageOf, kept, submit, theModel, useKey } from "./server.js";
+
+const RUNNING = "instgenie-running-edit"; // found again after a reload
+const MAX_PREVIEW_PIXELS = 2e6; // a preview is as large as the picture
 
 const $ = (id) => document.getElementById(id);
 
 let model = null;
 let picture = null; // {blob, url}
-let resultUrl = null;
-let runningId = null;
-let isBusy = false;
+let choices = 0; // of pictures and samples: an earlier one that loads later is dropped
+let running = null; // {id, abort}
+let resultUrls = [];
 
 const mask = new MaskCanvas($("mask"), $("cursor"), (some) => {
   $("mask").dataset.painted = some;
   showWhatCanBeDone();
 });
+
+class UnusableError extends Error {}
 
 const say = (text) => ($("status").textContent = text);
 
@@ -24,9 +29,10 @@ function tell(error) {
 }
 
 function showWhatCanBeDone() {
-  $("edit").disabled = isBusy || !picture || $("mask").dataset.painted !== "true";
-  $("cancel").hidden = !runningId;
-  $("masking").disabled = isBusy || !picture;
+  $("picking").disabled = Boolean(running);
+  $("masking").disabled = Boolean(running) || !picture;
+  $("edit").disabled = Boolean(running) || !picture || $("mask").dataset.painted !== "true";
+  $("cancel").hidden = !running;
 }
 
 /** Run what a button or a file began; what fails of it is shown. */
@@ -40,8 +46,6 @@ async function attempt(work) {
   }
 }
 
-class UnusableError extends Error {}
-
 // The model
 
 async function greet() {
@@ -53,41 +57,51 @@ async function greet() {
   $("guidance").placeholder = model.defaults.guidance;
   $("guidance").max = model.limits.guidance;
   $("names").replaceChildren(...model.draws.map((name) => new Option(name, name)));
-  $("hint").hidden = !model.draws.length;
-  $("hint").textContent = `This model draws what it was trained on, by ${model.draws.length} names: see the prompt's list.`;
+  $("draws").hidden = !model.draws.length;
+  $("draws-names").textContent = model.draws.join(", ");
 }
 
 // The picture
 
 async function decoded(blob) {
   const image = new Image();
-  image.src = URL.createObjectURL(blob);
+  const url = URL.createObjectURL(blob);
+  image.src = url;
   try {
     await image.decode();
   } catch {
+    URL.revokeObjectURL(url);
     throw new UnusableError("this is no picture that can be shown: PNG, JPEG and WebP can");
-  } finally {
-    setTimeout(() => URL.revokeObjectURL(image.src), 60_000);
   }
-  return image;
+  return { image, url };
 }
 
-async function choose(blob) {
+/** Take a picture, and a mask if there is one, unless another one was chosen meanwhile. */
+async function choose(source, maskSource = null) {
+  const choice = (choices += 1);
   const limit = model?.limits.image_bytes;
-  if (limit && blob.size > limit) throw new UnusableError(`the picture has ${blob.size} bytes, ${limit} are allowed`);
-  const image = await decoded(blob);
+  if (limit && source.size > limit) {
+    throw new UnusableError(`the picture has ${source.size} bytes, ${limit} are allowed`);
+  }
+  const blob = new Blob([await source.arrayBuffer()], { type: source.type }); // its file may change
+  const { image, url } = await decoded(blob);
+  const itsMask = maskSource && (await decoded(maskSource));
+  if (choice !== choices || running) return;
   if (picture) URL.revokeObjectURL(picture.url);
-  picture = { blob, url: URL.createObjectURL(blob) };
-  $("picture").src = picture.url;
+  picture = { blob, url, pixels: image.naturalWidth * image.naturalHeight };
+  $("picture").src = url;
+  await $("picture").decode();
+  fit($("painting"), image.naturalWidth, image.naturalHeight);
   $("empty").hidden = true;
   $("painting").hidden = false;
   hideResult();
   say("");
   mask.reset(image.naturalWidth, image.naturalHeight);
+  if (itsMask) takeMask(itsMask);
 }
 
-async function takeMask(blob) {
-  const image = await decoded(blob);
+function takeMask({ image, url }) {
+  URL.revokeObjectURL(url);
   const [width, height] = mask.size;
   const [found, other] = [image.naturalWidth, image.naturalHeight];
   if (found !== width || other !== height) {
@@ -97,88 +111,124 @@ async function takeMask(blob) {
 }
 
 async function sample(name, prompt) {
-  const files = ["template", "mask"].map(async (part) => (await fetch(`page/${name}_${part}.png`)).blob());
-  const [template, itsMask] = await Promise.all(files);
-  await choose(template);
-  await takeMask(itsMask);
+  const parts = ["template", "mask"].map(async (part) => (await fetch(`page/${name}_${part}.png`)).blob());
+  await choose(...(await Promise.all(parts)));
   $("prompt").value = prompt;
+}
+
+/** Show a picture of that size as large as there is room, small ones larger than they are. */
+function fit(element, width, height) {
+  element.style.setProperty("--ratio", width / height);
+  element.style.setProperty("--natural", `${width}px`);
 }
 
 // The edit
 
 async function fields() {
-  const chosen = { prompt: $("prompt").value, mask_mode: "luminance", partial_images: "3" };
+  if (mask.isEmpty) throw new UnusableError("nothing is masked: paint over what is to change");
+  const masked = await mask.blob();
+  if (!masked) throw new UnusableError(`this browser makes no mask of ${mask.size.join("x")} pixels: take a smaller picture`);
+  const chosen = { prompt: $("prompt").value, mask_mode: "luminance" };
+  if (picture.pixels <= MAX_PREVIEW_PIXELS) chosen.partial_images = "3";
   for (const name of ["seed", "steps", "guidance", "fidelity"]) if ($(name).value) chosen[name] = $(name).value;
-  return { ...chosen, image: picture.blob, mask: await mask.blob() };
+  return { ...chosen, image: picture.blob, mask: masked };
 }
 
-async function run() {
-  hideResult();
-  [isBusy, runningId] = [true, null];
+/** Begin an edit, or go on watching one, and show what becomes of it. */
+async function run(begin) {
+  const abort = new AbortController();
+  const hadFocus = document.activeElement === $("edit");
+  running = { id: null, abort };
   showWhatCanBeDone();
-  say("sending");
-  const before = picture;
+  if (hadFocus) $("cancel").focus();
+  let shown = false;
   try {
-    const job = await submit(await fields(), say);
-    runningId = job.id;
-    showWhatCanBeDone();
-    const end = await watch(job.id);
-    if (end.kind === "done") await show(job.id, before);
+    const { id, before } = await begin(abort.signal);
+    running.id = id;
+    kept.set(RUNNING, id);
+    const end = await watch(id, abort.signal);
+    if (end.kind === "done") shown = await show(id, before);
     else if (end.kind === "cancelled") say("cancelled");
     else throw new ServerError(end.data.message ?? `the edit ${end.kind}`);
   } catch (error) {
-    say("");
-    throw error;
+    say(abort.signal.aborted ? "cancelled" : "");
+    if (!abort.signal.aborted) throw error;
   } finally {
-    [isBusy, runningId] = [false, null];
-    $("progress").hidden = true;
-    $("preview").hidden = true;
+    const hasFocus = document.activeElement === $("cancel");
+    running = null;
+    kept.set(RUNNING, "");
+    for (const id of ["progress", "step", "preview"]) $(id).hidden = true;
     showWhatCanBeDone();
+    if (hasFocus) $(shown ? "divider" : "edit").focus();
   }
 }
 
-async function watch(id) {
+async function send(signal) {
+  say("sending");
+  const { blob } = picture;
+  const job = await submit(await fields(), { say, signal });
+  return { id: job.id, before: blob };
+}
+
+async function watch(id, signal) {
   let last = null;
-  for await (const event of events(id, say)) {
+  for await (const event of events(id, { say, signal })) {
     last = event;
     const { position, step, steps, preview_b64: preview } = event.data;
     if (event.kind === "queued") say(position > 1 ? `queued, ${position - 1} before it` : "queued");
-    if (event.kind === "started") say("started");
+    if (event.kind === "started") say("editing");
     if (event.kind === "step") {
-      say(`step ${step} of ${steps}`);
+      Object.assign($("step"), { hidden: false, textContent: `step ${step} of ${steps}` });
       Object.assign($("progress"), { hidden: false, value: step / steps });
     }
-    if (preview) Object.assign($("preview"), { hidden: false, src: `data:image/png;base64,${preview}` });
+    if (preview) showPreview(`data:image/png;base64,${preview}`);
   }
   return last;
 }
 
+async function showPreview(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode().catch(() => {});
+  if (!running || !image.naturalWidth) return;
+  fit($("preview"), image.naturalWidth, image.naturalHeight);
+  Object.assign($("preview"), { hidden: false, src: url });
+}
+
+/** Show the result beside the picture it was made of, where that is known: not after a reload. */
 async function show(id, before) {
-  const [blob, job] = await Promise.all([imageOf(id), edit(id)]);
+  const blob = await imageOf(id);
+  const job = await edit(id).catch(() => null); // the picture is what counts
+  const { image, url } = await decoded(blob);
   hideResult();
-  resultUrl = URL.createObjectURL(blob);
-  $("before").src = before.url;
-  $("after").src = resultUrl;
-  $("download").href = resultUrl;
-  await $("after").decode();
+  const beforeUrl = before && URL.createObjectURL(before);
+  resultUrls = [url, ...(before ? [beforeUrl] : [])];
+  $("before").src = beforeUrl ?? url;
+  $("after").src = url;
+  $("download").href = url;
+  await Promise.all([$("before").decode(), $("after").decode()]);
+  fit($("comparison"), image.naturalWidth, image.naturalHeight);
+  $("dividing").hidden = !before;
   divide(0);
   $("result").hidden = false;
-  $("go-on").onclick = () => attempt(() => choose(blob));
-  say(summary(job));
+  $("go-on").onclick = () => attempt(() => choose(blob).then(() => $("mask").focus()));
+  say(job ? summary(job) : "done");
+  return Boolean(before);
 }
 
 /** One line: how long it took, what was computed, and the seed that makes it again. */
 function summary({ timings, started_at: started, finished_at: finished, cache, tier, seed }) {
   const { steps, extrapolated_steps: skipped, dense_steps: dense, tokens_active: active, tokens_total: total } = timings;
   const share = (dense * total + (steps - skipped - dense) * active) / (steps * total);
-  const records = { hit: `records from ${tier}`, cold: "its template was recorded", off: "no records" }[cache] ?? `records ${cache}`;
+  const known = { hit: `records from ${tier}`, cold: "its template was recorded", off: "no records" };
+  const records = known[cache] ?? `records ${cache}`;
   return `${(finished - started).toFixed(1)} s, ${Math.round(100 * share)} % of the tokens, ${records}, seed ${seed}`;
 }
 
 function hideResult() {
   $("result").hidden = true;
-  if (resultUrl) URL.revokeObjectURL(resultUrl);
-  resultUrl = null;
+  for (const url of resultUrls) URL.revokeObjectURL(url);
+  resultUrls = [];
 }
 
 function divide(percent) {
@@ -186,23 +236,40 @@ function divide(percent) {
   $("after").style.clipPath = `inset(0 0 0 ${percent}%)`;
 }
 
+/** Cancel what runs: an edit that is still being sent is not accepted, others end when the server says so. */
+async function stop() {
+  const { id, abort } = running;
+  if (!id) return abort.abort();
+  const job = await cancel(id);
+  if (job.status === "cancelled") abort.abort();
+}
+
 // What the page reacts to
 
-const pictureOf = (files) => Array.from(files).find((file) => file.type.startsWith("image/"));
-const chooseFrom = (files) => {
-  const file = pictureOf(files);
-  if (file && !isBusy) attempt(() => choose(file));
-};
+function chooseFrom(files) {
+  const file = Array.from(files).find((one) => one.type.startsWith("image/"));
+  if (running || !files.length) return;
+  attempt(async () => {
+    if (!file) throw new UnusableError(`${files[0].name} is no picture`);
+    await choose(file);
+  });
+}
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!$("edit").disabled) attempt(run);
+  if (!$("edit").disabled) attempt(() => run(send));
 });
-$("cancel").addEventListener("click", () => attempt(() => cancel(runningId)));
-$("file").addEventListener("change", () => chooseFrom($("file").files));
+// A setting that is not to be, and that nobody sees, would keep the form from being sent without a word.
+$("form").addEventListener("invalid", () => ($("settings").open = true), true);
+$("cancel").addEventListener("click", () => attempt(stop));
+$("file").addEventListener("change", () => {
+  chooseFrom($("file").files);
+  $("file").value = ""; // so that the same one can be chosen again
+});
 $("mask-file").addEventListener("change", () => {
-  const file = pictureOf($("mask-file").files);
-  if (file) attempt(() => takeMask(file));
+  const [file] = $("mask-file").files;
+  if (file) attempt(async () => takeMask(await decoded(file)));
+  $("mask-file").value = "";
 });
 for (const button of document.querySelectorAll("[data-sample]")) {
   button.addEventListener("click", () => attempt(() => sample(button.dataset.sample, button.dataset.prompt)));
@@ -213,18 +280,30 @@ $("undo").addEventListener("click", () => mask.undo());
 $("clear").addEventListener("click", () => mask.clear());
 $("divider").addEventListener("input", () => divide($("divider").value));
 $("key").addEventListener("change", () => {
-  apiKey.set($("key").value);
-  attempt(greet);
+  attempt(async () => {
+    useKey($("key").value);
+    await arrive();
+  });
 });
-document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("dragover", (event) => event.dataTransfer.types.includes("Files") && event.preventDefault());
 document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
   event.preventDefault();
   chooseFrom(event.dataTransfer.files);
 });
-document.addEventListener("paste", (event) => chooseFrom(event.clipboardData.files));
+document.addEventListener("paste", (event) => {
+  if (!event.clipboardData.types.includes("text/plain")) chooseFrom(event.clipboardData.files);
+});
 document.addEventListener("keydown", (event) => {
   const isUndo = event.key === "z" && (event.ctrlKey || event.metaKey) && event.target === $("mask");
-  if (isUndo && !isBusy) mask.undo();
+  if (isUndo && !running) mask.undo();
 });
 
-attempt(greet);
+/** Get to know the server; an edit that was running when the page was left is watched on. */
+async function arrive() {
+  await greet();
+  const id = kept.get(RUNNING);
+  if (id && !running) await run(async () => ({ id, before: null }));
+}
+
+attempt(arrive);

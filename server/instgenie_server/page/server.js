@@ -1,29 +1,55 @@
 // Requests to the server that the page came from. Addresses are relative: a proxy may have put it below a path.
 
 const KEY = "instgenie-api-key";
-const TRIES = 6;
+const PATIENCE_SECONDS = 150; // a server may load its model for a minute
+const WATCH_SECONDS = 900; // an accepted edit is worth more
+const MAX_PAUSE_SECONDS = 30;
+const SILENCE_SECONDS = 60; // a stream of events has a comment every 10
 const ENDS = new Set(["done", "failed", "cancelled", "expired"]);
 
 /** What the server said instead of doing it. `passes` where it is worth asking again, after `pauseSeconds`. */
 export class ServerError extends Error {
   constructor(message, { status = 0, passes = false, pauseSeconds = 1 } = {}) {
     super(message);
-    Object.assign(this, { status, passes, pauseSeconds });
+    Object.assign(this, { status, passes, pauseSeconds: Math.min(MAX_PAUSE_SECONDS, pauseSeconds) });
   }
 }
 
-export const apiKey = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (key) => sessionStorage.setItem(KEY, key.trim()),
+/** Texts that outlive a reload of the tab, where the browser lets a page keep them. */
+export const kept = {
+  memory: new Map(),
+  get(name) {
+    try {
+      return sessionStorage.getItem(name) ?? this.memory.get(name) ?? "";
+    } catch {
+      return this.memory.get(name) ?? "";
+    }
+  },
+  set(name, text) {
+    this.memory.set(name, text);
+    try {
+      sessionStorage.setItem(name, text);
+    } catch {
+      // Blocked or full: then a reload forgets it.
+    }
+  },
 };
+
+/** Send that key with every request from now on. */
+export function useKey(key) {
+  if (!/^[!-~]*$/.test(key.trim())) throw new ServerError("the key has characters that a key never has");
+  kept.set(KEY, key.trim());
+}
 
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (apiKey.get()) headers.set("Authorization", `Bearer ${apiKey.get()}`);
+  const key = kept.get(KEY);
+  if (key) headers.set("Authorization", `Bearer ${key}`);
   let reply;
   try {
     reply = await fetch(path, { ...options, headers });
-  } catch {
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
     throw new ServerError("the server cannot be reached", { passes: true });
   }
   if (!reply.ok) throw await errorOf(reply);
@@ -37,89 +63,110 @@ async function errorOf(reply) {
   return new ServerError(message, { status: reply.status, passes: [429, 503].includes(reply.status), pauseSeconds });
 }
 
-/** Do it, again and again while what hinders it passes; `say` is told of every pause. */
-async function patiently(work, say) {
-  for (let failures = 1; ; failures += 1) {
+/** Do it, again and again while what hinders it passes, for a while; `say` is told of every pause. */
+async function patiently(work, { say = () => {}, signal, seconds = PATIENCE_SECONDS } = {}) {
+  const giveUp = performance.now() + 1000 * seconds;
+  for (;;) {
     try {
       return await work();
     } catch (error) {
-      if (!error.passes || failures >= TRIES) throw error;
-      const seconds = error.status ? error.pauseSeconds : failures;
-      say(`${error.message}; asking again in ${seconds} s`);
-      await pause(seconds);
+      if (!error.passes || performance.now() > giveUp) throw error;
+      say(`${error.message}; asking again in ${error.pauseSeconds} s`);
+      await pause(error.pauseSeconds, signal);
     }
   }
 }
 
-const pause = (seconds) => new Promise((resume) => setTimeout(resume, 1000 * seconds));
+function pause(seconds, signal) {
+  return new Promise((resume, stop) => {
+    const timer = setTimeout(resume, 1000 * seconds);
+    signal?.addEventListener("abort", () => (clearTimeout(timer), stop(signal.reason)), { once: true });
+  });
+}
 
-/** The model that is served. */
+/** The model that is served, once the server is there. */
 export async function theModel(say) {
-  const reply = await patiently(() => ask("v1/models"), say);
+  const reply = await patiently(() => ask("v1/models"), { say, seconds: Infinity });
   return (await reply.json()).data[0];
 }
 
-/** Have an edit accepted; the same key twice is the same edit. Fields are texts and blobs. */
-export async function submit(fields, say) {
+/** Have an edit accepted: asked twice, it is still one. Fields are texts and blobs. */
+export async function submit(fields, options) {
   const headers = { "Idempotency-Key": randomName() };
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  const reply = await patiently(() => ask("v1/edits", { method: "POST", body: form, headers }), say);
-  return reply.json();
+  const send = () => ask("v1/edits", { method: "POST", body: form, headers, signal: options.signal });
+  return (await patiently(send, options)).json();
 }
 
-export const edit = async (id) => (await ask(`v1/edits/${id}`)).json();
-export const imageOf = async (id) => (await ask(`v1/edits/${id}/image`)).blob();
-export const cancel = (id) => ask(`v1/edits/${id}`, { method: "DELETE" });
+export const edit = async (id) => (await patiently(() => ask(`v1/edits/${id}`))).json();
+export const imageOf = async (id) => (await patiently(() => ask(`v1/edits/${id}/image`))).blob();
+/** The edit as it is then; one that had an end before keeps it. */
+export const cancel = async (id) => (await patiently(() => ask(`v1/edits/${id}`, { method: "DELETE" }))).json();
 
-/** What happens to an edit, until its end, over broken connections: `{kind, data}`. */
-export async function* events(id, say) {
+/** What happens to an edit, until its end, over broken and silent connections: `{kind, data}`. */
+export async function* events(id, { say, signal }) {
   let lastId = "";
-  for (let failures = 0; ; ) {
+  for (let heard = performance.now(); ; ) {
+    const connection = new AbortController();
+    const close = () => connection.abort();
+    signal.addEventListener("abort", close);
+    const silence = setTimeout(close, 1000 * SILENCE_SECONDS);
+    let seconds = 1;
     try {
       const headers = lastId ? { "Last-Event-ID": lastId } : {};
-      const reply = await ask(`v1/edits/${id}/events`, { headers });
-      for await (const event of parsed(reply.body)) {
-        failures = 0;
-        lastId = event.id;
+      const reply = await ask(`v1/edits/${id}/events`, { headers, signal: connection.signal });
+      clearTimeout(silence);
+      heard = performance.now();
+      for await (const event of parsed(reply.body, close)) {
+        [lastId, heard] = [event.id, performance.now()];
         yield event;
         if (ENDS.has(event.kind)) return;
       }
     } catch (error) {
-      if (!error.passes) throw error;
+      if (signal.aborted || (error instanceof ServerError && !error.passes)) throw error;
+      seconds = error.pauseSeconds ?? 1;
+      if (performance.now() - heard > 1000 * WATCH_SECONDS) throw error;
+    } finally {
+      clearTimeout(silence);
+      close();
+      signal.removeEventListener("abort", close);
     }
-    failures += 1;
-    if (failures > TRIES) throw new ServerError("the connection broke off, and the server cannot be reached");
     say("the connection broke off; asking again");
-    await pause(failures);
+    await pause(seconds, signal);
   }
 }
 
-async function* parsed(body) {
+/** Events of a stream, however its chunks cut them; one that is silent for too long is closed. */
+async function* parsed(body, close) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  try {
-    for (;;) {
-      const { value, done } = await reader.read().catch(() => {
-        throw new ServerError("the connection broke off", { passes: true });
-      });
-      if (done) return;
-      const parts = (text + value).split("\n\n");
-      text = parts.pop();
-      for (const part of parts) {
-        const event = eventOf(part);
-        if (event) yield event;
+  let begun = []; // pieces of the line that is not whole yet: a preview comes in hundreds of them
+  let lines = [];
+  for (;;) {
+    const silence = setTimeout(close, 1000 * SILENCE_SECONDS);
+    const { value, done } = await reader.read().finally(() => clearTimeout(silence));
+    if (done) return;
+    const pieces = value.split("\n");
+    for (const [i, piece] of pieces.entries()) {
+      begun.push(piece);
+      if (i === pieces.length - 1) break;
+      const line = begun.join("");
+      begun = [];
+      if (line) {
+        lines.push(line);
+        continue;
       }
+      const event = eventOf(lines);
+      lines = [];
+      if (event) yield event;
     }
-  } finally {
-    reader.cancel().catch(() => {});
   }
 }
 
 /** One event of a stream; null for a comment, which keeps the connection alive. */
-function eventOf(part) {
-  const lines = part.split("\n").filter((line) => line && !line.startsWith(":"));
-  const fields = Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
+function eventOf(lines) {
+  const told = lines.filter((line) => !line.startsWith(":"));
+  const fields = Object.fromEntries(told.map((line) => [line.split(":", 1)[0], line.slice(line.indexOf(":") + 1).trim()]));
   return fields.data ? { kind: fields.event, id: fields.id ?? "", data: JSON.parse(fields.data) } : null;
 }
 
