@@ -11,6 +11,14 @@ _ROWS = {
     "same cases, asked for another thing": "half: control, another thing's prompt",
     "same cases, empty prompt": "half: control, no prompt",
 }
+_NOTHING = {
+    "empty background, caption forms of the training": "nothing, seen captions",
+    "empty background, forms never used": "nothing, unseen captions",
+    "the same beside a thing that stays": "nothing beside a thing, unseen captions",
+    "a thing to remove, caption forms of the training": "removing a thing, seen captions",
+    "a thing to remove, forms never used": "removing a thing, unseen captions",
+    "the same, dense edit": "removing a thing, unseen captions, dense edit",
+}
 
 
 def headline(content: Content) -> str:
@@ -35,33 +43,34 @@ def headline(content: Content) -> str:
 
 def evaluation(content: Content) -> str:
     """The other rows, of `eval_builtin.py`."""
-    results = content["results"]
+    results, cases = content["results"], content["about"]["cases"]
     rows = []
     for shown, name in _ROWS.items():
-        row = _retrieval(results, name)
+        row = results[f"retrieval among the pictured, {name}"]
         rows.append([shown, percent(row["top1"]), percent(row["top5"]), str(row["n"])])
-    shapes, nothing = results["shapes"], results["nothing, unseen captions, PSNR in mask"]
-    fidelity, seam = results["cached against dense, PSNR in mask"], results["step across the mask's border"]
+    shapes, seam = results["shapes"], results["step across the mask's border"]
+    fidelity = results["cached against dense, PSNR in mask"]
+    nothing = [[shown, *_decibels(results[f"{name}, PSNR in mask"])] for shown, name in _NOTHING.items()]
     return blocks(
         paragraph(f"""
-            What the embedded model draws, of {content["about"]["cases"]} cases; the headline is in the README
-            (`.venv/bin/python scripts/eval_builtin.py`, {source("eval_builtin.json")}), among the pictured things:
+            What the embedded model draws, of {cases} cases; the headline is in the README
+            (`.venv/bin/python scripts/eval_builtin.py --cases {cases}`, {source("eval_builtin.json")}), among the
+            pictured things:
         """),
         table(["cached edits, unless it says dense", "top-1", "top-5", "n"], rows),
         paragraph(f"""
             Coloured shapes: right colour {percent(shapes["colour"])}, right shape {percent(shapes["shape"])} of
-            {shapes["n"]}. Empty background, in words that training never used: {number(nothing["median_db"], 0)} dB
-            PSNR to the true background in the median of {nothing["n"]}, {number(nothing["worst_db"], 0)} dB at worst.
-            Cached against dense edit of the same seed, inside the mask: {number(fidelity["median_db"], 0)} dB in the
-            median of {fidelity["n"]}, {number(fidelity["worst_db"])} dB at worst (made before there were refreshes).
-            The step across the mask's border is {number(seam["ratio"])} times that of the true scene, dense or cached.
+            {shapes["n"]}. Cached against dense edit of the same seed, inside the mask:
+            {number(fidelity["median_db"], 0)} dB in the median of {fidelity["n"]}, {number(fidelity["worst_db"])} dB at
+            worst. The step across the mask's border is {number(seam["ratio"])} times that of the true scene.
         """),
+        paragraph("Where nothing is asked for, PSNR inside the mask to the scene without it:"),
+        table(["cached edits, unless it says dense", "median dB", "worst", "n"], nothing),
     )
 
 
-def _retrieval(results: Content, name: str) -> Content:
-    """Among the pictured things: under a name of its own where shapes were ranked, too."""
-    return results.get(f"retrieval among the pictured, {name}") or results[f"retrieval, {name}"]
+def _decibels(row: Content) -> list[str]:
+    return [number(row["median_db"]), number(row["worst_db"]), str(row["n"])]
 
 
 def _with_interval(row: Content) -> list[str]:

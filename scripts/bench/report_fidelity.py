@@ -16,7 +16,7 @@ from bench.report_markdown import (
     unbeaten,
 )
 
-_COMMAND = "scripts/bench/fidelity.py --cases 200 --minutes 80 --out scripts/bench/results"
+_COMMAND = "scripts/bench/fidelity.py --cases {cases} --minutes 55 --out scripts/bench/results"
 
 
 def fidelity(content: Content) -> str:
@@ -40,7 +40,7 @@ def fidelity(content: Content) -> str:
         paragraph(f"""
             How close cached edits come to the dense edit of the same seed: up to {about["cases"]} new scenes in
             caption forms that training never used, {about["steps"]} steps (`.venv/bin/python
-            {_COMMAND}`, {source("fidelity.json")}). PSNR
+            {_COMMAND.format(cases=about["cases"])}`, {source("fidelity.json")}). PSNR
             inside the mask in the median, of nine edits in ten, and at worst; MS-SSIM and GMSD of whole pictures, in
             the median; the seam, which is the step across the mask's border in times of the dense edit's; image tokens
             computed in the mean, of the dense edit's. The default is a halo of 1 and one refresh; rows with `dense`
@@ -92,7 +92,7 @@ def unbeaten_settings(content: Content) -> str:
     return blocks(
         paragraph(f"""
             How close cached edits come to the dense edit of the same seed, on {about["cases"]} new scenes in caption
-            forms that training never used (`.venv/bin/python {_COMMAND}`,
+            forms that training never used (`.venv/bin/python {_COMMAND.format(cases=about["cases"])}`,
             {source("fidelity.json")}): PSNR inside the mask in the median and of nine edits in ten, MS-SSIM of the
             whole picture, the seam (the step across the mask's border in times of the dense edit's), image tokens
             computed in the mean, of the dense edit's. Of {counted(len(tried), "setting")} with {FEWEST_CASES} cases or
