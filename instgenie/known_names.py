@@ -42,4 +42,4 @@ def _forms(word: str) -> frozenset[str]:
 def _has(words: Sequence[frozenset[str]], name: Sequence[frozenset[str]]) -> bool:
     """Whether the name's words follow each other among the words, each in one of its forms."""
     places = range(len(words) - len(name) + 1)
-    return any(all(words[at + i] & forms for i, forms in enumerate(name)) for at in places)
+    return bool(name) and any(all(words[at + i] & forms for i, forms in enumerate(name)) for at in places)

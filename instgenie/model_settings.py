@@ -20,7 +20,7 @@ SETTINGS_FILE = "instgenie.json"
 FIDELITY_FILE = "fidelity.json"
 MAX_CANVAS_TOKENS = 65_536
 MAX_TEXT_TOKENS = 4096
-MAX_DRAWS, MAX_DRAWS_CHARACTERS = 2000, 30_000  # a replica tells them all in one frame's header
+MAX_DRAWS, MAX_DRAWS_BYTES = 2000, 30_000  # a replica tells them all in one frame's header
 # Options of the scheduler which change the noise levels in ways that `FlowShift` does not know.
 _UNKNOWN_OPTIONS = (
     "use_karras_sigmas",
@@ -81,9 +81,9 @@ class ModelSettings:
         draws: object = self.draws
         if not isinstance(draws, tuple) or not all(isinstance(one, str) and one.strip() for one in draws):
             raise CheckpointError(f"draws is {repr(draws)[:80]}, not a list of names")
-        if len(draws) > MAX_DRAWS or (characters := sum(map(len, draws))) > MAX_DRAWS_CHARACTERS:
-            told = f"{len(draws)} names" if len(draws) > MAX_DRAWS else f"{characters} characters"
-            raise CheckpointError(f"draws has {told}, {MAX_DRAWS} and {MAX_DRAWS_CHARACTERS} are the limits")
+        if len(draws) > MAX_DRAWS or (num_bytes := sum(len(one.encode()) for one in draws)) > MAX_DRAWS_BYTES:
+            told = f"{len(draws)} names" if len(draws) > MAX_DRAWS else f"{num_bytes} bytes"
+            raise CheckpointError(f"draws has {told}, {MAX_DRAWS} and {MAX_DRAWS_BYTES} are the limits")
 
 
 def default_settings(name: str, *, takes_fill: bool, distilled: bool) -> ModelSettings:

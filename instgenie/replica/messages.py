@@ -41,7 +41,9 @@ from instgenie_cache.errors import ProtocolError
 from instgenie_cache.keys import content_digest
 
 HELLO = "replica"  # the first operation of a connection
-PROTOCOL_VERSION = 2  # raised with any change of what is said: fields that one side does not know are refused
+PROTOCOL_VERSION = (
+    2  # raised once a release with any change of what is said: fields that one side does not know are refused
+)
 MAX_PAYLOAD_BYTES = 512 << 20  # the largest picture that is edited has 64 million pixels of 4 bytes, and a mask
 MAX_KEYS = 100_000  # in one question
 MAX_BOXES = 1024  # of a warm-up; more do not fit into a header

@@ -361,7 +361,7 @@ def test_schedule_outside_its_limits(builtin_copy: Path, change: dict[str, Any])
         {"draws": ("cat", 7)},
         {"draws": (" ",)},
         {"draws": ("cat",) * 2001},
-        {"draws": ("c" * 15_001,) * 2},
+        {"draws": ("ä" * 7_501,) * 2},
     ],
     ids=str,
 )

@@ -42,6 +42,10 @@ def test_a_model_without_a_list_may_draw_anything() -> None:
     assert unknown_hint("a unicorn", "m", ()) is None
 
 
+def test_a_name_without_words_is_in_no_prompt() -> None:
+    assert unknown_hint("a unicorn", "m", ("--", "🐈")) is not None
+
+
 def test_a_hint_is_short() -> None:
     hint = unknown_hint("x" * 4000, "m", [f"thing {n}" for n in range(1000)])
     assert hint is not None

@@ -9,6 +9,8 @@ const PAINTERS = {
   file: (ink, { bitmap }) => ink.drawImage(bitmap, 0, 0),
   clear: (ink) => ink.clearRect(0, 0, ink.canvas.width, ink.canvas.height),
 };
+const WHOLE = new Set(["clear", "file"]); // what was painted before them does not show
+const REMOVES = new Set(["clear", "erase"]);
 
 function stroke(ink, { points, width }) {
   ink.lineWidth = width;
@@ -105,7 +107,7 @@ export class MaskCanvas {
       bytes[i + 3] = masked ? 255 : 0;
     }
     ink.putImageData(pixels, 0, 0);
-    this.#add({ tool: "clear" }, { tool: "file", bitmap });
+    this.#add({ tool: "file", bitmap });
   }
 
   /** Whether nothing is masked; what was painted may have been erased. */
@@ -195,8 +197,8 @@ export class MaskCanvas {
     return { tool: this.#tool, width: this.#pixels(), points: [point] };
   }
 
-  #add(...marks) {
-    this.#marks.push(...marks);
+  #add(mark) {
+    this.#marks.push(mark);
     this.#redraw();
   }
 
@@ -232,8 +234,8 @@ export class MaskCanvas {
 
   #redraw() {
     this.#ink.clearRect(0, 0, ...this.#limits);
-    const since = this.#marks.slice(this.#marks.findLastIndex((mark) => mark.tool === "clear") + 1);
+    const since = this.#marks.slice(Math.max(0, this.#marks.findLastIndex((mark) => WHOLE.has(mark.tool))));
     for (const mark of this.#current ? [...since, this.#current] : since) this.#draw(mark);
-    this.#changed(since.some((mark) => mark.tool !== "erase"));
+    this.#changed(since.some((mark) => !REMOVES.has(mark.tool)));
   }
 }

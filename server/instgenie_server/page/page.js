@@ -1,7 +1,7 @@
 // The page: a picture, a mask on it, an edit that is watched step by step, its result beside what was there.
 
 import { MaskCanvas } from "./mask_canvas.js";
-import { ServerError, cancel, edit, events, imageOf, kept, submit, theModel, useKey } from "./server.js";
+import { ServerError, blobOf, cancel, edit, events, imageOf, kept, submit, theModel, useKey } from "./server.js";
 
 const RUNNING = "instgenie-running-edit"; // found again after a reload
 const MAX_PREVIEW_PIXELS = 2e6; // a preview is as large as the picture
@@ -76,9 +76,14 @@ async function decoded(blob) {
   return { image, url };
 }
 
-/** Take a picture, and a mask if there is one, unless another one was chosen meanwhile. */
-async function choose(source, maskSource = null) {
+/**
+ * Take a picture, and a mask if there is one, unless another one is chosen before they are there.
+ *
+ * `load` gives both. Whether they were taken is what it comes to.
+ */
+async function choose(load) {
   const choice = (choices += 1);
+  const [source, maskSource] = await load();
   const limit = model?.limits.image_bytes;
   if (limit && source.size > limit) {
     throw new UnusableError(`the picture has ${source.size} bytes, ${limit} are allowed`);
@@ -86,11 +91,10 @@ async function choose(source, maskSource = null) {
   const blob = new Blob([await source.arrayBuffer()], { type: source.type }); // its file may change
   const { image, url } = await decoded(blob);
   const itsMask = maskSource && (await decoded(maskSource));
-  if (choice !== choices || running) return;
+  if (choice !== choices || running) return false;
   if (picture) URL.revokeObjectURL(picture.url);
   picture = { blob, url, pixels: image.naturalWidth * image.naturalHeight };
   $("picture").src = url;
-  await $("picture").decode();
   fit($("painting"), image.naturalWidth, image.naturalHeight);
   $("empty").hidden = true;
   $("painting").hidden = false;
@@ -98,6 +102,7 @@ async function choose(source, maskSource = null) {
   say("");
   mask.reset(image.naturalWidth, image.naturalHeight);
   if (itsMask) takeMask(itsMask);
+  return true;
 }
 
 function takeMask({ image, url }) {
@@ -111,9 +116,8 @@ function takeMask({ image, url }) {
 }
 
 async function sample(name, prompt) {
-  const parts = ["template", "mask"].map(async (part) => (await fetch(`page/${name}_${part}.png`)).blob());
-  await choose(...(await Promise.all(parts)));
-  $("prompt").value = prompt;
+  const parts = ["template", "mask"].map((part) => `page/${name}_${part}.png`);
+  if (await choose(() => Promise.all(parts.map(blobOf)))) $("prompt").value = prompt;
 }
 
 /** Show a picture of that size as large as there is room, small ones larger than they are. */
@@ -147,16 +151,17 @@ async function run(begin) {
     running.id = id;
     kept.set(RUNNING, id);
     const end = await watch(id, abort.signal);
+    kept.set(RUNNING, "");
     if (end.kind === "done") shown = await show(id, before);
     else if (end.kind === "cancelled") say("cancelled");
     else throw new ServerError(end.data.message ?? `the edit ${end.kind}`);
   } catch (error) {
+    if (abort.signal.aborted || error.status === 404) kept.set(RUNNING, "");
     say(abort.signal.aborted ? "cancelled" : "");
     if (!abort.signal.aborted) throw error;
   } finally {
     const hasFocus = document.activeElement === $("cancel");
     running = null;
-    kept.set(RUNNING, "");
     for (const id of ["progress", "step", "preview"]) $(id).hidden = true;
     showWhatCanBeDone();
     if (hasFocus) $(shown ? "divider" : "edit").focus();
@@ -167,6 +172,7 @@ async function send(signal) {
   say("sending");
   const { blob } = picture;
   const job = await submit(await fields(), { say, signal });
+  if (signal.aborted) await cancel(job.id); // it was accepted while it was being cancelled
   return { id: job.id, before: blob };
 }
 
@@ -211,7 +217,7 @@ async function show(id, before) {
   $("dividing").hidden = !before;
   divide(0);
   $("result").hidden = false;
-  $("go-on").onclick = () => attempt(() => choose(blob).then(() => $("mask").focus()));
+  $("go-on").onclick = () => attempt(() => choose(async () => [blob]).then(() => $("mask").focus()));
   say(job ? summary(job) : "done");
   return Boolean(before);
 }
@@ -236,7 +242,7 @@ function divide(percent) {
   $("after").style.clipPath = `inset(0 0 0 ${percent}%)`;
 }
 
-/** Cancel what runs: an edit that is still being sent is not accepted, others end when the server says so. */
+/** Cancel what runs: an edit that is still being sent is cancelled once the server knows it. */
 async function stop() {
   const { id, abort } = running;
   if (!id) return abort.abort();
@@ -251,7 +257,7 @@ function chooseFrom(files) {
   if (running || !files.length) return;
   attempt(async () => {
     if (!file) throw new UnusableError(`${files[0].name} is no picture`);
-    await choose(file);
+    await choose(async () => [file]);
   });
 }
 

@@ -5,6 +5,7 @@ const PATIENCE_SECONDS = 150; // a server may load its model for a minute
 const WATCH_SECONDS = 900; // an accepted edit is worth more
 const MAX_PAUSE_SECONDS = 30;
 const SILENCE_SECONDS = 60; // a stream of events has a comment every 10
+const PASSING = new Set([429, 502, 503, 504]); // a proxy answers for a server that is away
 const ENDS = new Set(["done", "failed", "cancelled", "expired"]);
 
 /** What the server said instead of doing it. `passes` where it is worth asking again, after `pauseSeconds`. */
@@ -60,7 +61,7 @@ async function errorOf(reply) {
   const body = await reply.json().catch(() => ({}));
   const message = body.error?.message ?? `the server answered ${reply.status} ${reply.statusText}`;
   const pauseSeconds = Number(reply.headers.get("retry-after")) || 1;
-  return new ServerError(message, { status: reply.status, passes: [429, 503].includes(reply.status), pauseSeconds });
+  return new ServerError(message, { status: reply.status, passes: PASSING.has(reply.status), pauseSeconds });
 }
 
 /** Do it, again and again while what hinders it passes, for a while; `say` is told of every pause. */
@@ -86,23 +87,33 @@ function pause(seconds, signal) {
 
 /** The model that is served, once the server is there. */
 export async function theModel(say) {
-  const reply = await patiently(() => ask("v1/models"), { say, seconds: Infinity });
-  return (await reply.json()).data[0];
+  return (await patiently(() => bodyOf("json", "v1/models"), { say, seconds: Infinity })).data[0];
 }
 
-/** Have an edit accepted: asked twice, it is still one. Fields are texts and blobs. */
+/**
+ * Have an edit accepted: asked twice, it is still one. Fields are texts and blobs.
+ *
+ * Aborted, it asks no more; what was sent comes to its end, so that the edit is known if it was accepted.
+ */
 export async function submit(fields, options) {
   const headers = { "Idempotency-Key": randomName() };
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  const send = () => ask("v1/edits", { method: "POST", body: form, headers, signal: options.signal });
-  return (await patiently(send, options)).json();
+  return patiently(() => bodyOf("json", "v1/edits", { method: "POST", body: form, headers }), options);
 }
 
-export const edit = async (id) => (await patiently(() => ask(`v1/edits/${id}`))).json();
-export const imageOf = async (id) => (await patiently(() => ask(`v1/edits/${id}/image`))).blob();
+export const edit = (id) => patiently(() => bodyOf("json", `v1/edits/${id}`));
+export const imageOf = (id) => patiently(() => bodyOf("blob", `v1/edits/${id}/image`));
+export const blobOf = (path) => patiently(() => bodyOf("blob", path));
 /** The edit as it is then; one that had an end before keeps it. */
-export const cancel = async (id) => (await patiently(() => ask(`v1/edits/${id}`, { method: "DELETE" }))).json();
+export const cancel = (id) => patiently(() => bodyOf("json", `v1/edits/${id}`, { method: "DELETE" }));
+
+async function bodyOf(kind, path, options) {
+  const reply = await ask(path, options);
+  return reply[kind]().catch(() => {
+    throw new ServerError("the connection broke off", { passes: true });
+  });
+}
 
 /** What happens to an edit, until its end, over broken and silent connections: `{kind, data}`. */
 export async function* events(id, { say, signal }) {

@@ -19,6 +19,7 @@ from tests.server.live_server import tiny_server
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WAIT_MS = 30_000  # for what the page is to show
+expect.set_options(timeout=WAIT_MS)
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
 Open = Callable[..., AbstractContextManager["Visit"]]
 
@@ -64,7 +65,7 @@ class Visit:
 
     def waits_for(self, selector: str, text: str) -> None:
         """Until the element's text matches."""
-        expect(self.page.locator(selector)).to_contain_text(re.compile(text), timeout=WAIT_MS)
+        expect(self.page.locator(selector)).to_contain_text(re.compile(text))
 
 
 @pytest.fixture(scope="module")
