@@ -34,7 +34,7 @@ from typing import Any, Generic, TypeVar
 from instgenie_cache.errors import CacheError, ProtocolError, ServiceError
 from instgenie_cache.names import is_namespace
 from instgenie_cache.wire.error_frames import error_fields, read_error
-from instgenie_cache.wire.frames import PREFIX_BYTES, decode_header, decode_prefix, encode_frame_head
+from instgenie_cache.wire.frames import MAX_HEADER_BYTES, PREFIX_BYTES, decode_header, decode_prefix, encode_frame_head
 from instgenie_cache.wire.messages import PROTOCOL_VERSION, Hello, HelloReply
 
 MAX_FRAME_BYTES = 4096
@@ -128,7 +128,8 @@ async def say_hello(
     sent = await _send(sock, header)
     if secret is not None:
         await _prove_to_service(sock, secret, sent)
-    return _without_id(_refused((await _receive(sock, descriptors))[0]))
+    # Whom it says hello to it has chosen, and that one may have more to say than a stranger has.
+    return _without_id(_refused((await _receive(sock, descriptors, MAX_HEADER_BYTES))[0]))
 
 
 async def hear_hello(
@@ -324,10 +325,12 @@ async def _try_to_refuse(sock: socket.socket, request_id: int, error: CacheError
         error.add_note(f"which the client was not told: {gone}")
 
 
-async def _receive(sock: socket.socket, descriptors: list[int] | None = None) -> tuple[dict[str, Any], bytes]:
+async def _receive(
+    sock: socket.socket, descriptors: list[int] | None = None, max_header_bytes: int = MAX_FRAME_BYTES - PREFIX_BYTES
+) -> tuple[dict[str, Any], bytes]:
     """A frame's header, and as the bytes that came; file descriptors that came along go to the list."""
     prefix = await _receive_exactly(sock, PREFIX_BYTES, descriptors)
-    header_bytes, _ = decode_prefix(prefix, max_payload_bytes=0, max_header_bytes=MAX_FRAME_BYTES - PREFIX_BYTES)
+    header_bytes, _ = decode_prefix(prefix, max_payload_bytes=0, max_header_bytes=max_header_bytes)
     data = await _receive_exactly(sock, header_bytes, descriptors)
     return decode_header(data), data
 

@@ -22,6 +22,7 @@ from instgenie.errors import (
     TemplateNotCachedError,
     TooManyPixelsError,
 )
+from instgenie.model_settings import MAX_DRAWS, MAX_DRAWS_BYTES
 from instgenie.orders import HeldTemplate, Output, Pixels, ReplicaStats, StepReport, WarmReport
 from instgenie.replica.messages import MAX_BOXES, MAX_KEYS, PROTOCOL_VERSION
 from instgenie.replica.remote_replica import RemoteReplica
@@ -126,6 +127,15 @@ async def test_questions_are_asked_in_the_order_of_the_calls(remote: RemoteRepli
     await asyncio.gather(remote.pin(many), remote.held(["x"]), remote.unpin(many), remote.forget(["x"]))
     assert [what for what, _ in scripted.asked] == ["pin", "held", "unpin", "forget"]
     assert scripted.asked[0][1] == many
+
+
+async def test_a_model_may_list_as_much_as_its_settings_take(
+    scripted: ScriptedReplica, service: ReplicaService
+) -> None:
+    scripted.model = replace(CARD, draws=("ä" * (MAX_DRAWS_BYTES // MAX_DRAWS // 2),) * MAX_DRAWS)
+    remote = await RemoteReplica.connect(service.addresses[0], client="test", settings=QUICK)
+    assert remote.model == scripted.model
+    await remote.close()
 
 
 async def test_card_stats_and_speed(remote: RemoteReplica, scripted: ScriptedReplica) -> None:
