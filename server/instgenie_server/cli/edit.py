@@ -218,7 +218,7 @@ def edit(
 
 def _tell(hint: str | None) -> None:
     if hint is not None:
-        typer.echo(f"Note: {hint}.", err=True)
+        typer.echo(f"Note: {hint}", err=True)
 
 
 def _fidelity(context: typer.Context, text: str | None) -> FidelityOption | None:
