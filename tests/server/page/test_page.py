@@ -131,13 +131,18 @@ def test_settings_reach_the_edit(visit: Visit, picture_path: Path) -> None:
     assert [(edit["steps"], edit["seed"]) for edit in edits] == [(7, 11), (4, 11), (4, 11)]
 
 
-def test_an_edit_is_cancelled(visit: Visit, picture_path: Path) -> None:
+def begin_a_long_edit(visit: Visit, picture_path: Path) -> None:
+    """Of so many steps that a test can do something while it runs."""
     visit.picture(picture_path)
     visit.drag((0.3, 0.5), (0.7, 0.5))
     visit.page.get_by_text("Settings").click()
     visit.page.get_by_label("Steps").fill("1000")
     visit.edit()
     visit.waits_for("#step", r"step \d+ of 1000")
+
+
+def test_an_edit_is_cancelled(visit: Visit, picture_path: Path) -> None:
+    begin_a_long_edit(visit, picture_path)
     visit.page.get_by_role("button", name="Cancel").click()
     visit.waits_for("#status", "cancelled")
     expect(visit.page.get_by_role("button", name="Edit", exact=True)).to_be_enabled()
@@ -203,12 +208,7 @@ def test_a_refused_edit_is_sent_again_as_the_same_one(visiting: Open, server: st
 
 
 def test_an_edit_is_found_again_after_a_reload(visit: Visit, picture_path: Path) -> None:
-    visit.picture(picture_path)
-    visit.drag((0.3, 0.5), (0.7, 0.5))
-    visit.page.get_by_text("Settings").click()
-    visit.page.get_by_label("Steps").fill("1000")
-    visit.edit()
-    visit.waits_for("#step", r"step \d+ of 1000")
+    begin_a_long_edit(visit, picture_path)
     visit.page.reload()
     assert changed(pixels_of(picture_path), visit.result()).any()
     expect(visit.page.get_by_label("Before and after")).to_be_hidden()
