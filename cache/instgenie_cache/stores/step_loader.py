@@ -51,7 +51,7 @@ class StepLoader:
         """
         self._state, self._on_broken = state, on_broken
         self._loading: dict[StepKey, Future[bool]] = {}
-        self._prefetching: set[StepKey] = set()
+        self._prefetching: set[StepKey] = set()  # steps that wait for a thread of the pool
         self._private_bytes = 0  # of views outside the arena
         self._private_limit_bytes = state.host.total_bytes // _PRIVATE_SHARE
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="cache-loader")  # its threads start when needed
@@ -68,6 +68,7 @@ class StepLoader:
         state, key = self._state, entry.step_key(step)
         while True:
             with state.changed:
+                self._prefetching.discard(key)  # that would come late
                 pin = state.resident(entry, step)
                 if pin is not None:
                     return StepView(pin.slab, pin)
@@ -202,13 +203,13 @@ class StepLoader:
         return slab
 
     def _prefetch(self, entry: TemplateEntry, step: int) -> None:
+        with self._state.changed:
+            if entry.step_key(step) not in self._prefetching:  # whoever wanted it has loaded it himself
+                return
         try:
             self.bring(entry, step)
         except CacheError as error:
             log.warning("step %d of template %s cannot be prefetched: %s", step, entry.template, error)
-        finally:
-            with self._state.changed:
-                self._prefetching.discard(entry.step_key(step))
 
     def _sources(self, entry: TemplateEntry, step: int) -> list[ColdTier]:
         nearest = self._state.nearest

@@ -121,7 +121,7 @@ class TieredStore:
                 raise CacheError(f"{_MAX_DELETIONS} deletions wait for the shared tiers, more are not taken")
             for entry in (self._state.entries.get(template), self._state.writing.get(template)):
                 if entry is not None:
-                    self._delete(entry)
+                    (self._behind or self._state).drop(entry)
             if self._replicator is not None:
                 self._replicator.delete(template)
 
@@ -385,20 +385,12 @@ class TieredStore:
         with self._state.changed:
             if entry.is_gone:
                 return
-            is_near = tier is self._state.nearest
-            self._state.lost_in(entry, tier)
-            if is_near and self._behind is not None:
-                entry.was_written = True
-                self._behind.delete(entry)
-            elif self._replicator is not None:
+            if self._behind is None:
+                self._state.lost_in(entry, tier)
+            else:
+                self._behind.lost(entry, tier)
+            if tier is not self._state.nearest and self._replicator is not None:
                 self._replicator.delete_broken(entry, tier)
-
-    def _delete(self, entry: TemplateEntry) -> None:
-        is_stored = entry.was_written or self._state.is_near(entry)
-        self._state.drop(entry)
-        if self._behind is not None and is_stored:
-            entry.was_written = True
-            self._behind.delete(entry)
 
     def _check_open(self) -> None:
         if self._state.is_closed:

@@ -127,7 +127,7 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
                 raise
             self._is_open = False
             if not self._state.commit(self._entry, size, cost_ms, note):
-                self._cancel()
+                self._free()
             elif self._behind is not None:
                 self._behind.commit(self._entry)
             else:
@@ -167,24 +167,22 @@ class TieredWriter(AbstractContextManager["TieredWriter"]):
         if self._is_open:
             self._is_open = False
             with self._state.changed:
-                self._state.drop(self._entry)
-                self._cancel()
+                (self._behind or self._state).drop(self._entry)
+                self._free()
 
     def _raise_failure(self) -> None:
         """Tell the writer that its template could not be written to the tier below."""
         if self._entry.error is not None:
             self._is_open = False
-            self._cancel()
+            self._free()
             raise self._entry.error
 
-    def _cancel(self) -> None:
-        """Give the memory of incomplete steps back, and have drop what is on disk."""
+    def _free(self) -> None:
+        """Give the memory of incomplete steps back."""
         entry = self._entry
         for step in tuple(entry.reserved):
             del entry.reserved[step]
             self._state.host.cancel(entry.step_key(step))
-        if self._behind is not None:
-            self._behind.delete(entry)
         self._state.changed.notify_all()
 
     def _slab(self, step: int, wait_seconds: float) -> Slab | None:

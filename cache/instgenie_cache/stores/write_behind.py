@@ -61,9 +61,27 @@ class WriteBehind:
         """Write the manifest, after the steps."""
         self._put(_Work(entry, do=self._commit))
 
-    def delete(self, entry: TemplateEntry) -> None:
-        """Drop what was written of a template, or is still to be written."""
-        if entry.was_written:
+    def drop(self, entry: TemplateEntry) -> None:
+        """Let nobody find a template any more, and have deleted what was written of it, or is still to be.
+
+        A second time it does nothing: the tier knows names alone, and by then the name may be another writer's.
+        """
+        if entry.is_gone:
+            return
+        is_stored = entry.was_written or self._state.is_near(entry)
+        self._state.drop(entry)
+        if is_stored:
+            self._put(_Work(entry, do=self._delete))
+
+    def lost(self, entry: TemplateEntry, tier: ColdTier) -> None:
+        """A tier's copy is broken or gone: drop the template where no other tier has it.
+
+        What the nearest tier has of it is deleted where that is the broken copy, or nothing else is left of it.
+        """
+        if entry.is_gone:
+            return
+        self._state.lost_in(entry, tier)
+        if tier is self._tier or (entry.is_gone and entry.was_written):
             self._put(_Work(entry, do=self._delete))
 
     # Without it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,28 @@ def test_broken_shared_copy_is_deleted_there() -> None:
     with closing(tiered_store(FakeTier(), shared_tier(bucket))) as store:
         assert read_template(store, "a", SIZE) is not None
     assert not bucket.committed
+
+
+def test_nothing_is_left_of_a_copy_that_turns_out_to_be_broken() -> None:
+    bucket = shared_tier()
+    with closing(tiered_store(bucket)) as store:
+        fill_template(store, "a", SIZE)
+    bucket.flip(RecordKey("a", 3, 0))
+    disk = FakeTier()
+
+    class LateTier(FakeTier):
+        """Its last step is read when another one has got to the disk."""
+
+        def read_step(self, template: str, size: TemplateSize, step: int, *to: Any) -> bool:
+            wait_until(lambda: step < size.steps - 1 or bool(disk.records))
+            return super().read_step(template, size, step, *to)
+
+    shared = LateTier(name="object", is_shared=True, content=bucket)
+    with closing(tiered_store(disk, shared)) as store:
+        assert store.holds("a")  # which has it fetched
+        wait_until(lambda: not shared.committed)
+        store.flush()
+        assert not disk.records
 
 
 def test_object_store_alone_below_the_memory() -> None:

@@ -18,6 +18,7 @@ from instgenie_cache import (
     TemplateSize,
 )
 from instgenie_cache.records.record import encode_record
+from instgenie_cache.stores.tiered_writer import TieredWriter
 from tests.cache.small_stores import (
     PAGE_BYTES,
     RECORD_BYTES,
@@ -335,6 +336,31 @@ def test_deletion_while_a_template_is_written_ends_in_nothing() -> None:
         assert not store.holds("a")
         assert not disk.records
         assert store.host.used_bytes == 0
+
+
+@pytest.mark.parametrize("end", [TieredWriter.abort, TieredWriter.commit])
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_writer_of_a_deleted_template_leaves_its_successor_alone(
+    end: Callable[[TieredWriter], None], is_committed: bool
+) -> None:
+    with closing(tiered_store(disk := FakeTier())) as store:
+        late = store.create("a", SIZE)
+        late.put(0, 0, record_of(1))
+        store.delete("a")
+        successor = store.create("a", SIZE)
+        for step in range(SIZE.steps):
+            successor.put(step, 0, record_of(5 + step))
+        store.flush()
+        if is_committed:
+            successor.commit()
+        end(late)
+        store.flush()
+        if not is_committed:
+            successor.commit()
+        store.flush()
+        assert "a" in disk.committed
+        push_out(store)
+        assert read_template(store, "a", SIZE) == values_of(SIZE, first=5)
 
 
 def test_lease_of_a_deleted_template_does_not_read_what_was_written_after_it() -> None:

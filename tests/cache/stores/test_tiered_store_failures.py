@@ -113,6 +113,26 @@ def test_writer_is_told_that_the_disk_is_full_and_what_is_there_stays() -> None:
         assert {key.template for key in disk.records} == {"a"}
 
 
+def test_writer_that_failed_leaves_who_began_anew_alone() -> None:
+    with closing(tiered_store(disk := FakeTier())) as store:
+        disk.full_after = 0
+        failed = store.create("a", SIZE)
+        failed.put(0, 0, record_of(1))
+        store.flush()
+        disk.full_after = None
+        with store.create("a", SIZE) as writer:
+            for step in range(SIZE.steps):
+                writer.put(step, 0, record_of(5 + step))
+            store.flush()
+            with pytest.raises(StoreFullError, match="the disk is full"):
+                failed.put(1, 0, record_of(2))
+            writer.commit()
+        store.flush()
+        assert "a" in disk.committed
+        push_out(store)
+        assert read_template(store, "a", SIZE) == values_of(SIZE, first=5)
+
+
 def test_commit_tells_of_a_disk_that_failed() -> None:
     disk = FakeTier()
     with closing(tiered_store(disk)) as store:
@@ -522,9 +542,8 @@ def test_damage_that_was_found_is_told_to_whoever_wants_a_template_to_last(tmp_p
         store.flush()
         lose_pages(tmp_path, RecordKey("b", 1, 0))
         store.delete("b")  # by which it is found
-        new = write_again(store, "c")
         with pytest.raises(CacheError, match=f"{tmp_path}: its data file is broken"):
-            new.wait_durable()
+            write_again(store, "c").wait_durable()  # a put may be told already
         with pytest.raises(CacheError, match=f"{tmp_path}: its data file is broken"):
             write_again(store, "a").wait_durable()
         for _ in range(2):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from instgenie_cache import BeingWrittenError, CacheError, StoreFullError, TemplateLease, TemplateSize, TemplateWriter
+from instgenie_cache import BeingWrittenError, CacheError, StoreFullError, TemplateLease, TemplateSize
 from instgenie_cache.stores.tiered_store import TieredStore
+from instgenie_cache.stores.tiered_writer import TieredWriter
 from tests.cache.small_stores import (
     RECORD_BYTES,
     FakeTier,
@@ -37,6 +38,17 @@ def note_of(first: int) -> bytes:
     return str(first).encode()
 
 
+@dataclass(eq=False)
+class Writing:
+    """A template that is being written, and how many of its steps were."""
+
+    writer: TieredWriter
+    template: str
+    size: TemplateSize
+    first: int
+    steps: int = 0
+
+
 class TieredMachine(RuleBasedStateMachine):
     """Templates are evicted when the store says so; nothing else may make one go, and nothing may change one."""
 
@@ -47,7 +59,7 @@ class TieredMachine(RuleBasedStateMachine):
         self.disk = FakeTier(DISK_BYTES)
         self.store = self.opened()
         self.committed: dict[str, tuple[TemplateSize, int]] = {}
-        self.writers: list[tuple[TemplateWriter, str, TemplateSize, int]] = []
+        self.writings: list[Writing] = []
         self.leases: list[tuple[TemplateLease, TemplateSize, int]] = []
         self.evicted = 0
         self.count = 0
@@ -61,39 +73,54 @@ class TieredMachine(RuleBasedStateMachine):
 
     @rule(template=TEMPLATES, size=SIZES)
     def create(self, template: str, size: TemplateSize) -> None:
-        if template in self.committed or any(name == template for _, name, _, _ in self.writers):
-            return
         self.count += 1
         try:
             writer = self.store.create(template, size)
-        except (StoreFullError, BeingWrittenError):
+        except StoreFullError:
             return
-        self.writers.append((writer, template, size, self.count * 7))
+        except BeingWrittenError:
+            assert any(one.template == template and one.writer.is_wanted for one in self.writings)
+            return
+        self.writings.append(Writing(writer, template, size, self.count * 7))
 
-    @precondition(lambda self: self.writers)
-    @rule(data=st.data(), commits=st.booleans())
-    def write(self, data: st.DataObject, commits: bool) -> None:
-        entry = data.draw(st.sampled_from(self.writers))
-        self.writers.remove(entry)
-        writer, template, announced, first = entry
-        size = replace(announced, steps=data.draw(st.integers(1, announced.steps)))
+    @precondition(lambda self: self.writings)
+    @rule(data=st.data())
+    def put(self, data: st.DataObject) -> None:
+        """A step, or nothing where all are there. What is written of a template may outlive it: it is in the way of
+        nobody."""
+        one = data.draw(st.sampled_from(self.writings))
+        if one.steps == one.size.steps:
+            return
         self.flush()  # so that what is evicted does not depend on when the other thread runs
         try:
-            for step in range(size.steps):
-                for block in range(size.blocks):
-                    view = writer.slot(step, block)  # type: ignore[attr-defined]
-                    if view is None:
-                        writer.abort()  # what else is in use leaves no room
-                        return
-                    writer.put(step, block, record_of(first + step * size.blocks + block, size.record_bytes))
-            if not commits:
-                writer.abort()
-                return
-            writer.commit(cost_ms=float(first), steps=size.steps, note=note_of(first))
+            for block in range(one.size.blocks):
+                if one.writer.is_wanted and one.writer.slot(one.steps, block) is None:
+                    one.writer.abort()  # what else is in use leaves no room
+                    self.writings.remove(one)
+                    return
+                fill = one.first + one.steps * one.size.blocks + block
+                one.writer.put(one.steps, block, record_of(fill, one.size.record_bytes))
+            one.steps += 1
         except CacheError:
             assert self.has_disk  # which may have been too full of what is in use
+            self.writings.remove(one)
+
+    @precondition(lambda self: self.writings)
+    @rule(data=st.data(), commits=st.booleans())
+    def end(self, data: st.DataObject, commits: bool) -> None:
+        one = data.draw(st.sampled_from(self.writings))
+        self.writings.remove(one)
+        if not (commits and one.steps):
+            one.writer.abort()
             return
-        self.committed[template] = size, first
+        is_wanted = one.writer.is_wanted
+        try:
+            one.writer.commit(cost_ms=float(one.first), steps=one.steps, note=note_of(one.first))
+        except CacheError:
+            assert self.has_disk
+            return
+        if is_wanted:
+            self.committed[one.template] = replace(one.size, steps=one.steps), one.first
         self.flush()
 
     @rule(template=TEMPLATES)
@@ -129,9 +156,6 @@ class TieredMachine(RuleBasedStateMachine):
         self.store.delete(template)
         self.committed.pop(template, None)
         assert self.store.lease(template) is None
-        for entry in [entry for entry in self.writers if entry[1] == template]:
-            entry[0].abort()
-            self.writers.remove(entry)
 
     @rule(template=TEMPLATES)
     def prefetch(self, template: str) -> None:
@@ -154,9 +178,9 @@ class TieredMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         for lease, _, _ in self.leases:
             lease.release()
-        for writer, _, _, _ in self.writers:
-            writer.abort()
-        self.leases, self.writers = [], []
+        for one in self.writings:
+            one.writer.abort()
+        self.leases, self.writings = [], []
         self.store.close()
         self.disk = FakeTier(DISK_BYTES, content=self.disk)
         self.store = self.opened()
@@ -173,8 +197,8 @@ class TieredMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for lease, _, _ in self.leases:
             lease.release()
-        for writer, _, _, _ in self.writers:
-            writer.abort()
+        for one in self.writings:
+            one.writer.abort()
         for name in self.committed:
             self.store.unpin(name)
         self.flush()
