@@ -76,6 +76,10 @@ class ThrottledTier:
         """See `ColdTier`."""
         return self._tier.manifest(template)
 
+    def claim(self, manifest: Manifest) -> bool:
+        """See `ColdTier`."""
+        return self._tier.claim(manifest)
+
     def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
         """See `ColdTier`."""
         self._tier.write_steps(template, size, steps)

@@ -94,6 +94,7 @@ class FakeTier:
         self.budget_bytes, self.is_shared = budget_bytes, is_shared
         self.records: dict[RecordKey, bytes] = {} if content is None else content.records
         self.committed: dict[str, Manifest] = {} if content is None else content.committed
+        self.claims: dict[str, Manifest] = {} if content is None else content.claims
         self.broken: CacheError | None = None
         self.fault: str | None = None
         self.full_after: int | None = None
@@ -126,6 +127,10 @@ class FakeTier:
     def manifest(self, template: str) -> Manifest | None:
         self._check()
         return self.committed.get(template)
+
+    def claim(self, manifest: Manifest) -> bool:
+        self._check()
+        return self.claims.setdefault(manifest.template, manifest) == manifest
 
     def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
         assert self.gate.wait(10)
@@ -177,6 +182,7 @@ class FakeTier:
         if self.undeletable or template in self.undeletable_names:
             raise CacheError("cannot be deleted")
         self.committed.pop(template, None)
+        self.claims.pop(template, None)
         with self._lock:
             for key in [key for key in self.records if key.template == template]:
                 del self.records[key]

@@ -13,6 +13,7 @@ from instgenie_cache import (
 )
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.stores.observer import NoObserver
+from instgenie_cache.stores.tiered_lease import TieredLease
 from instgenie_cache.stores.tiered_store import TieredStore
 from tests.cache.small_stores import (
     RECORD_BYTES,
@@ -86,11 +87,12 @@ def push_out(store: TieredStore, pages: int = 16) -> None:
 
 
 @contextmanager
-def closing_lease(store: TieredStore, template: str) -> Iterator[None]:
+def closing_lease(store: TieredStore, template: str) -> Iterator[TieredLease]:
+    """A lease of a template that is there."""
     lease = store.lease(template)
     assert lease is not None
     with lease:
-        yield
+        yield lease
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

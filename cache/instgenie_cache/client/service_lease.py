@@ -21,6 +21,7 @@ from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.pages import Extent
 from instgenie_cache.tiers.tier import TierName
+from instgenie_cache.wire.frames import MAX_ITEMS
 from instgenie_cache.wire.messages import Fetch, FetchReply, Prefetch, Release, Tiers, TiersReply
 
 _STREAMED_STEPS = 2  # in this process's own memory
@@ -80,7 +81,7 @@ class ServiceLease(AbstractContextManager["ServiceLease"]):
         wanted = [step for step in steps if 0 <= step < self._size.steps]
         self._next = dict(pairwise(wanted))
         if self.is_valid and wanted:
-            self._link.tell(self._client, Prefetch(template=self._template, steps=wanted))
+            self._link.tell(self._client, Prefetch(template=self._template, steps=wanted[:MAX_ITEMS]))
 
     def step(self, step: int) -> Sequence[Record] | None:
         """See `TemplateLease`."""

@@ -136,21 +136,24 @@ class ServedStore(Protocol):
         """Memory of the steps, which clients of this machine may map."""
         ...
 
-    @property
-    def lookups_block(self) -> bool:
-        """Whether `lease`, `num_bytes` and `pin` ask a tier that may be far away, and so block."""
+    def lookup_blocks(self, template: str) -> bool:
+        """Whether `lease`, `num_bytes` and `pin` ask a tier that may be far away, and so block, if they look it up."""
         ...
 
     def create(self, template: str, size: TemplateSize) -> ServedWriter:
         """See `RecordStore`."""
         ...
 
-    def lease(self, template: str) -> ServedLease | None:
-        """See `RecordStore`."""
+    def lease(self, template: str, *, look_up: bool = True) -> ServedLease | None:
+        """See `RecordStore`.
+
+        Args:
+            look_up: in tiers that may be far away, too, if need be.
+        """
         ...
 
-    def num_bytes(self, template: str) -> int | None:
-        """See `RecordStore`."""
+    def num_bytes(self, template: str, *, look_up: bool = True) -> int | None:
+        """See `RecordStore`; `look_up` as in `lease`."""
         ...
 
     def prefetch(self, template: str, steps: Sequence[int] | None) -> None:
@@ -161,8 +164,8 @@ class ServedStore(Protocol):
         """See `RecordStore`."""
         ...
 
-    def pin(self, template: str) -> bool:
-        """See `RecordStore`."""
+    def pin(self, template: str, *, look_up: bool = True) -> bool:
+        """See `RecordStore`; `look_up` as in `lease`."""
         ...
 
     def unpin(self, template: str) -> None:

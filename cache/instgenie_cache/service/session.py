@@ -26,7 +26,7 @@ from instgenie_cache.service.session_lookups import SessionLookups
 from instgenie_cache.service.session_writers import IncomingPut, SessionWriters
 from instgenie_cache.service.shared_pins import SharedPins
 from instgenie_cache.service.waiting_requests import WaitingRequests
-from instgenie_cache.service.workers import LoadingShare, Workers
+from instgenie_cache.service.workers import Workers, WorkerShare
 from instgenie_cache.wire.connection import FrameHandler
 from instgenie_cache.wire.error_frames import error_fields
 from instgenie_cache.wire.frames import Frame
@@ -158,11 +158,12 @@ class Session:
         self._writers = SessionWriters(
             context.store, context.workers, self._gate, limits, context.announced, client.namespace
         )
-        self._loads = LoadingShare(context.workers, limits.loads)
-        self._leases = SessionLeases(self._loads, context.private, limits, maps_arena=client.maps_arena)
+        loads = WorkerShare(context.workers.run_loading, limits.loads)
+        self._looks = WorkerShare(context.workers.run_looking, limits.loads)
+        self._leases = SessionLeases(loads, context.private, limits, maps_arena=client.maps_arena)
         self._waiting = WaitingRequests(limits.requests)
         self._lookups = SessionLookups(
-            context.store, self._loads, context.pins, limits, client.namespace, self._waiting
+            context.store, self._looks, context.pins, limits, client.namespace, self._waiting
         )
         self._incoming: IncomingPut | None = None
         self._is_closed = False
@@ -350,13 +351,13 @@ class Session:
             return self._leases.add(None)
         self._leases.check_room()
         store = self._context.store
-        if not store.lookups_block:
-            return self._leases.add(store.lease(template))
+        if not store.lookup_blocks(template):
+            return self._leases.add(store.lease(template, look_up=False))
         self._waiting.check_room()
         return self._lease_later(template)
 
     async def _lease_later(self, template: str) -> Message:
-        return self._leases.add(await self._loads.run(lambda: self._context.store.lease(template)))
+        return self._leases.add(await self._looks.run(lambda: self._context.store.lease(template)))
 
     def _fetch(self, request: Fetch) -> Message | Awaitable[Message | _Sending]:
         held, blocks = self._leases.held(request.lease), _range(request.blocks)

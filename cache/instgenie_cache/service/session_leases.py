@@ -11,12 +11,13 @@ from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.service.private_memory import PrivateMemory
 from instgenie_cache.service.served_store import ServedLease, ServedStep
 from instgenie_cache.service.session_limits import SessionLimits
-from instgenie_cache.service.workers import LoadingShare
+from instgenie_cache.service.workers import WorkerShare
+from instgenie_cache.wire.frames import MAX_ITEMS
 from instgenie_cache.wire.messages import FetchReply, LeaseReply, TiersReply
 
 # In one reply, so that its header is not too long.
 MAX_PIECES = 3000  # of the arena
-MAX_TIERS = 8000  # one for each step
+MAX_TIERS = MAX_ITEMS  # one for each step
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +57,7 @@ class HeldLease:
 class SessionLeases:
     """Leases of one connection. A step stays where it is while it is being sent, whatever the client releases."""
 
-    def __init__(self, loads: LoadingShare, private: PrivateMemory, limits: SessionLimits, *, maps_arena: bool) -> None:
+    def __init__(self, loads: WorkerShare, private: PrivateMemory, limits: SessionLimits, *, maps_arena: bool) -> None:
         self._loads, self._private, self._limits, self._maps_arena = loads, private, limits, maps_arena
         self._held: dict[int, HeldLease] = {}
         self._last_number = 0

@@ -12,7 +12,7 @@ class SessionLimits:
     Attributes:
         writers, leases, pins: open at a time.
         requests: that wait for something, at a time. What gives something back is none.
-        loads: steps that are loaded, and templates that are looked up far away, at a time.
+        loads: steps that are loaded at a time; and as many templates that are looked up far away.
         unflushed: commits that are not durable and that a flush tells of; it says that there were more.
         unread_replies: small replies that wait for the client to read, before its requests wait too.
         room_seconds: that a put waits for memory before it is refused.

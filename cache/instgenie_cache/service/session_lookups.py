@@ -9,7 +9,7 @@ from instgenie_cache.service.served_store import ServedStore
 from instgenie_cache.service.session_limits import SessionLimits
 from instgenie_cache.service.shared_pins import SharedPins
 from instgenie_cache.service.waiting_requests import WaitingRequests
-from instgenie_cache.service.workers import LoadingShare
+from instgenie_cache.service.workers import WorkerShare
 from instgenie_cache.wire.messages import List, ListReply, Message, Pin, PinReply, Stat, StatReply
 
 MAX_NAMES = 400  # of templates in one reply, so that its header is not too long
@@ -21,13 +21,13 @@ class SessionLookups:
     def __init__(
         self,
         store: ServedStore,
-        loads: LoadingShare,
+        looks: WorkerShare,
         pins: SharedPins,
         limits: SessionLimits,
         namespace: str | None,
         waiting: WaitingRequests,
     ) -> None:
-        self._store, self._loads, self._pins, self._limits = store, loads, pins, limits
+        self._store, self._looks, self._pins, self._limits = store, looks, pins, limits
         self._namespace, self._waiting = namespace, waiting
 
     def sees(self, template: str) -> bool:
@@ -45,16 +45,17 @@ class SessionLookups:
             return PinReply(held=False)
         if not request.pinned:
             self._pins.remove(self, template)
-        if self._store.lookups_block:
+        blocks = self._store.lookup_blocks(template)
+        if blocks:
             self._waiting.check_room()
         if request.pinned:
             self._pins.add(self, template, self._limits.pins)
-            if self._store.lookups_block:
+            if blocks:
                 return self._pin_later(template)
-            return PinReply(held=self._pins.applied(self, template, self._pins.apply(template)))
-        if self._store.lookups_block:
+            return PinReply(held=self._pins.applied(self, template, self._pins.apply(template, look_up=False)))
+        if blocks:
             return self._holds_later(template)
-        return PinReply(held=self._store.num_bytes(template) is not None)
+        return PinReply(held=self._store.num_bytes(template, look_up=False) is not None)
 
     def stat(self, request: Stat) -> Message | Awaitable[Message]:
         """Counts.
@@ -67,10 +68,10 @@ class SessionLookups:
             return self._stats(None, None)
         if not self.sees(template):
             return self._stats(template, None)
-        if self._store.lookups_block:
+        if self._store.lookup_blocks(template):
             self._waiting.check_room()
             return self._stat_later(template)
-        return self._stats(template, self._store.num_bytes(template))
+        return self._stats(template, self._store.num_bytes(template, look_up=False))
 
     def list(self, request: List) -> Message:
         """Names."""
@@ -86,15 +87,15 @@ class SessionLookups:
         self._pins.leave(self)
 
     async def _pin_later(self, template: str) -> Message:
-        held = await self._loads.run(lambda: self._pins.apply(template))
+        held = await self._looks.run(lambda: self._pins.apply(template))
         return PinReply(held=self._pins.applied(self, template, held))
 
     async def _holds_later(self, template: str) -> Message:
-        num_bytes = await self._loads.run(lambda: self._store.num_bytes(template))
+        num_bytes = await self._looks.run(lambda: self._store.num_bytes(template))
         return PinReply(held=num_bytes is not None)
 
     async def _stat_later(self, template: str) -> Message:
-        num_bytes = await self._loads.run(lambda: self._store.num_bytes(template))
+        num_bytes = await self._looks.run(lambda: self._store.num_bytes(template))
         return self._stats(template, num_bytes)
 
     def _stats(self, template: str | None, num_bytes: int | None) -> Message:

@@ -30,9 +30,9 @@ class SharedPins:
         templates.add(template)
         self._owners.setdefault(template, set()).add(owner)
 
-    def apply(self, template: str) -> bool:
-        """Pin it in the store, which may block; False where it is unknown."""
-        return self._store.pin(template)
+    def apply(self, template: str, *, look_up: bool = True) -> bool:
+        """Pin it in the store, which may block if it is to be looked up; False where it is unknown."""
+        return self._store.pin(template, look_up=look_up)
 
     def applied(self, owner: object, template: str, held: bool) -> bool:
         """What came of it. Returns `held`."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from instgenie_cache.errors import CacheError
+from instgenie_cache.errors import CacheError, RecordFormatError
+from instgenie_cache.stores.silence import Silence
 from instgenie_cache.stores.step_loader import StepLoader, StepView
 from instgenie_cache.stores.store_state import StoreState
 from instgenie_cache.stores.template_entry import TemplateEntry
@@ -31,8 +32,8 @@ class ReplicatorTimes:
 
     Attributes:
         retry_seconds: between attempts at a deletion that failed.
-        slow_seconds: after which a deletion that fails says that the tier does not answer. A silent object store takes
-            30 s for each.
+        slow_seconds: after which an attempt at anything that fails says that the tier does not answer: it is left alone
+            for `retry_seconds` then. A silent object store takes 30 s for each attempt.
         end_seconds: after the close began, in which deletions that failed are tried again; from then on the first
             thing that fails is the last that is tried.
     """
@@ -55,11 +56,15 @@ class Replicator:
         state: StoreState,
         loader: StepLoader,
         behind: WriteBehind | None,
-        times: ReplicatorTimes | None = None,
+        times: ReplicatorTimes,
+        silence: Silence,
     ) -> None:
+        """Args:
+        silence: of the shared tiers; lookups keep it, too.
+        """
         self._state, self._loader, self._behind = state, loader, behind
-        self._times = times or ReplicatorTimes()
-        self._waiting = WaitingDeletions(self._times.retry_seconds, self._times.slow_seconds)
+        self._times, self._silence = times, silence
+        self._waiting = WaitingDeletions(times.retry_seconds, times.slow_seconds)
         self._end_at = math.inf
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cache-replicator", daemon=True)
@@ -129,7 +134,7 @@ class Replicator:
     def _copy(self, entry: TemplateEntry) -> None:
         try:
             for tier in self._state.shared:
-                if tier not in entry.tiers:
+                if _lacks(tier, entry) and not self._silence.lasts:
                     self._spread(entry, tier)
             if _lacks(self._state.nearest, entry):
                 self._fetch(entry)
@@ -138,28 +143,67 @@ class Replicator:
                 entry.is_being_copied = False
 
     def _spread(self, entry: TemplateEntry, tier: ColdTier) -> None:
+        """Give a shared tier a template, unless it has it. Meanwhile it is not evicted."""
         if entry.template in self._state.deleting:  # it is of before
             self._delete(entry.template)
+        with self._state.changed:
+            if entry.is_gone:
+                return
+            self._state.lease(entry)
+        try:
+            is_there = self._is_there(entry, tier) or self._write(entry, tier)
+        finally:
+            with self._state.changed:
+                self._state.release(entry)
+        with self._state.changed:
+            if is_there and not entry.is_gone:
+                self._state.has_in(entry, tier)
+
+    def _is_there(self, entry: TemplateEntry, tier: ColdTier) -> bool:
+        """Whether a shared tier has this very writing of a template. Another one is left alone, and so is this one."""
+        try:
+            with self._silence.watch():
+                found = tier.manifest(entry.template)
+        except RecordFormatError as error:
+            log.warning("template %s in the %s tier is written anew: %s", entry.template, tier.name, error)
+            tier.delete(entry.template)
+            found = None
+        if found == entry.manifest:
+            return True
+        if found is not None or not tier.claim(entry.manifest):
+            log.info("another writing of template %s is in the %s tier", entry.template, tier.name)
+            entry.others_in.add(tier.name)
+        return False
+
+    def _write(self, entry: TemplateEntry, tier: ColdTier) -> bool:
+        """Whether all of it was written."""
+        if tier.name in entry.others_in:
+            return False
         for step in range(entry.size.steps):
             view = None if entry.is_gone else self._loader.load(entry, step)
             if view is None:
-                return
+                return False
             try:
-                tier.write_steps(entry.template, entry.size, [(step, view.slab)])
+                with self._silence.watch():
+                    tier.write_steps(entry.template, entry.size, [(step, view.slab)])
             finally:
                 self._loader.close_view(view)
-        tier.commit(entry.manifest)
-        with self._state.changed:
-            if not entry.is_gone:
-                self._state.has_in(entry, tier)
+        with self._silence.watch():
+            if not tier.claim(entry.manifest):  # it was deleted meanwhile, and somebody else writes it
+                return False
+            tier.commit(entry.manifest)
+        return True
 
     def _fetch(self, entry: TemplateEntry) -> None:
         """Give the nearest tier a template, by the thread that writes to it."""
-        behind = self._behind
+        behind, nearest = self._behind, self._state.nearest
         assert behind is not None
+        assert nearest is not None
         with self._state.changed:
             if entry.is_gone or not entry.tiers or entry.unwritten or entry.written:
                 return  # it is on its way there by itself
+            if nearest.budget_bytes is not None and self._state.footprint_bytes(entry) > nearest.budget_bytes:
+                return
             entry.error = None
         try:
             for step in range(entry.size.steps):
@@ -236,4 +280,4 @@ class Replicator:
 
 def _lacks(tier: ColdTier | None, entry: TemplateEntry) -> bool:
     """Whether a tier could have a template, and has not."""
-    return tier is not None and tier not in entry.tiers and tier.fault is None
+    return tier is not None and tier not in entry.tiers and tier.name not in entry.others_in and tier.fault is None

@@ -45,9 +45,10 @@ class StepView:
 class StepLoader:
     """Loads steps, or some blocks of them, from the tiers below the host. A step that several want is loaded once."""
 
-    def __init__(self, state: StoreState, on_broken: Callable[[TemplateEntry, ColdTier], None]) -> None:
+    def __init__(self, state: StoreState, on_broken: Callable[[TemplateEntry, ColdTier, int], object]) -> None:
         """Args:
-        on_broken: called with a template that lacks a record or has a corrupt one in a tier.
+        on_broken: called with a template that lacks a record or has a corrupt one in a tier, and with the tier's
+            `losses` from before it was read.
         """
         self._state, self._on_broken = state, on_broken
         self._loading: dict[StepKey, Future[bool]] = {}
@@ -150,7 +151,7 @@ class StepLoader:
         state = self._state
         if entry.step_key(step) in state.host:
             return "host"
-        for tier in (*self._sources(entry, step), state.nearest):
+        for tier in (*(tier for tier, _ in self._sources(entry, step)), state.nearest):
             if tier is not None:
                 return tier.name
         return "host"
@@ -211,24 +212,36 @@ class StepLoader:
         except CacheError as error:
             log.warning("step %d of template %s cannot be prefetched: %s", step, entry.template, error)
 
-    def _sources(self, entry: TemplateEntry, step: int) -> list[ColdTier]:
+    def _sources(self, entry: TemplateEntry, step: int) -> list[tuple[ColdTier, int]]:
+        """Tiers that have the step, and how often each has lost its copy. Under the lock."""
+        if not 0 <= step < entry.size.steps:
+            return []
         nearest = self._state.nearest
         half = [nearest] if nearest is not None and step in entry.written and nearest not in entry.tiers else []
-        return [*half, *entry.tiers] if 0 <= step < entry.size.steps else []
+        return [(tier, entry.losses[tier.name]) for tier in (*half, *entry.tiers)]
 
     def _read(
-        self, entry: TemplateEntry, step: int, slab: Slab, sources: Sequence[ColdTier], blocks: range | None = None
+        self,
+        entry: TemplateEntry,
+        step: int,
+        slab: Slab,
+        sources: Sequence[tuple[ColdTier, int]],
+        blocks: range | None = None,
     ) -> bool:
         """Fill the slab from the first tier that can."""
         observer = self._state.observer
         failure = None
-        for tier in sources:
+        for tier, losses in sources:
             started = time.perf_counter()
             try:
-                if tier.read_step(entry.template, entry.size, step, slab, blocks):
+                is_whole = tier.read_step(entry.template, entry.size, step, slab, blocks)
+                if tier.is_shared and tier.manifest(entry.template) != entry.manifest:
+                    log.warning("template %s is gone from the %s tier, or written anew", entry.template, tier.name)
+                elif is_whole:
                     observer.loaded(tier.name, slab.num_bytes, time.perf_counter() - started)
                     return True
-                log.warning("step %d of template %s lacks a record in the %s tier", step, entry.template, tier.name)
+                else:
+                    log.warning("step %d of template %s lacks a record in the %s tier", step, entry.template, tier.name)
             except RecordFormatError as error:
                 log.warning("step %d of template %s in the %s tier: %s", step, entry.template, tier.name, error)
                 if not entry.is_gone:
@@ -237,7 +250,7 @@ class StepLoader:
                 observer.failed(tier.name)
                 failure = error
                 continue
-            self._on_broken(entry, tier)
+            self._on_broken(entry, tier, losses)
         if failure is not None:
             raise failure
         return False

@@ -132,16 +132,23 @@ class StoreState:
         self.changed.notify_all()
 
     def lost_in(self, entry: TemplateEntry, tier: ColdTier) -> None:
-        """A tier's copy is broken or gone. The template is dropped where no other tier has it."""
-        if tier not in entry.tiers and entry.written:
-            self.drop(entry)
-            return
+        """A tier's copy, or what was written of one, is broken or gone. The template is dropped where no other tier has
+        it."""
         if tier in entry.tiers:
             entry.tiers.remove(tier)
+            entry.losses[tier.name] += 1
             if tier is self.nearest:
                 self.cold_policy.remove(entry.template, evicted=False)
+        elif tier is self.nearest:
+            self.give_up_written(entry)
         if not entry.tiers:
             self.drop(entry)
+
+    def give_up_written(self, entry: TemplateEntry) -> None:
+        """What the nearest tier has of a template that it does not have all of is of no use."""
+        entry.written.clear()
+        if self.nearest is not None:
+            entry.losses[self.nearest.name] += 1
 
     # Reading
 
@@ -220,6 +227,11 @@ class StoreState:
         self._guard(entry)
         self._let_unwritten_go(entry)
         self._note_use(entry)
+
+    def is_short_of(self, num_bytes: int) -> bool:
+        """Whether the nearest tier has no room for so many bytes more."""
+        tier = self.nearest
+        return tier is not None and tier.budget_bytes is not None and tier.used_bytes + num_bytes > tier.budget_bytes
 
     def cold_victims(self, num_bytes: int) -> list[TemplateEntry]:
         """Templates to drop so that the nearest tier has room for so many bytes more.
@@ -330,7 +342,7 @@ class StoreState:
             self.changed.notify_all()
 
     def _let_unwritten_go(self, entry: TemplateEntry) -> None:
-        entry.written.clear()
+        self.give_up_written(entry)
         for pin in entry.unwritten.values():
             pin.release()
         entry.unwritten.clear()

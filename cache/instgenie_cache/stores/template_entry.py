@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from instgenie_cache.errors import CacheError
@@ -11,7 +12,7 @@ from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.host_tier import Pin, StepKey
-from instgenie_cache.tiers.tier import ColdTier
+from instgenie_cache.tiers.tier import ColdTier, TierName
 
 _numbers = itertools.count()
 
@@ -25,6 +26,10 @@ class TemplateEntry:
         host_name: what its steps are called in the host tier: a template that is deleted and written anew does not meet
             the steps of before, which somebody may still read.
         tiers: below the host that hold all of it, nearest first.
+        others_in: shared tiers that hold another writing of the template, or in which one is under way; this one is not
+            copied there.
+        losses: how often each tier's copy, or what was written of one, was found broken or given up. Whoever reads
+            remembers it: what is found out about an earlier copy says nothing of the one that is there now.
         reserved: steps that have memory and that readers cannot find yet: incomplete ones, and, where there is no tier
             below, those of a template that is not committed.
         written: steps that are in the first tier below the host.
@@ -44,6 +49,8 @@ class TemplateEntry:
     created: float = field(default_factory=time.time)
     note: bytes = b""
     tiers: list[ColdTier] = field(default_factory=list)
+    others_in: set[TierName] = field(default_factory=set)
+    losses: Counter[TierName] = field(default_factory=Counter)
     written: set[int] = field(default_factory=set)
     reserved: dict[int, Slab] = field(default_factory=dict)
     unwritten: dict[int, Pin] = field(default_factory=dict)

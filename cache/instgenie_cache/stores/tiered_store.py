@@ -15,6 +15,7 @@ from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.stores.observer import NoObserver, StoreObserver
 from instgenie_cache.stores.replicator import Replicator, ReplicatorTimes
+from instgenie_cache.stores.silence import Silence
 from instgenie_cache.stores.step_loader import StepLoader
 from instgenie_cache.stores.store import StoreStats
 from instgenie_cache.stores.store_state import StoreState
@@ -38,6 +39,8 @@ class TieredStore:
     Records are put into the host tier. Where there is a tier below, every step is written there in the background as
     soon as it is complete, the manifest after all of them; so a template may be larger than the memory, and one that is
     committed is found at once, durable a little later (`flush`). Without one, templates are evicted whole.
+
+    A shared tier that takes long to fail is left alone for a while: templates that only it has are not found then.
 
     Takes one writer of a template at a time. Reading a step loads it into the host tier. A template with a record that
     is lost or corrupt is dropped. Nothing that a tier fails to do makes a read fail that another can serve.
@@ -65,7 +68,11 @@ class TieredStore:
         self._loader = StepLoader(self._state, self._is_broken)
         nearest = self._state.nearest
         self._behind = None if nearest is None else WriteBehind(self._state, nearest, self._copy)
-        self._replicator = Replicator(self._state, self._loader, self._behind, times) if self._state.shared else None
+        times = times or ReplicatorTimes()
+        self._silence = Silence(times.retry_seconds, times.slow_seconds)
+        self._replicator = None
+        if self._state.shared:
+            self._replicator = Replicator(self._state, self._loader, self._behind, times, self._silence)
         if nearest is not None:
             self._find_what_is_there(nearest)
         for thread in (self._behind, self._replicator):
@@ -85,9 +92,13 @@ class TieredStore:
             entry = self._state.begin(template, size)
             return TieredWriter(self._state, self._behind, entry, self._copy, self._state.entries.get(template, entry))
 
-    def lease(self, template: str) -> TieredLease | None:
-        """See `RecordStore`."""
-        entry = self._find(template)
+    def lease(self, template: str, *, look_up: bool = True) -> TieredLease | None:
+        """See `RecordStore`.
+
+        Args:
+            look_up: in the shared tiers, too, if need be.
+        """
+        entry = self._find(template, look_up)
         with self._state.changed:
             self._check_open()
             if entry is None or entry.is_gone:
@@ -97,7 +108,7 @@ class TieredStore:
             self._state.books.hit(template)
             if self._state.is_near(entry):
                 self._state.cold_policy.touch(template)
-            elif entry.tiers:
+            if entry.tiers:
                 self._copy(entry)  # which may have failed before
             self._state.lease(entry)
             tier = self._tier_of(entry)
@@ -108,9 +119,9 @@ class TieredStore:
         """See `RecordStore`."""
         return self._find(template) is not None
 
-    def num_bytes(self, template: str) -> int | None:
-        """See `RecordStore`."""
-        entry = self._find(template)
+    def num_bytes(self, template: str, *, look_up: bool = True) -> int | None:
+        """See `RecordStore`; `look_up` as in `lease`."""
+        entry = self._find(template, look_up)
         return None if entry is None else entry.size.num_bytes
 
     def delete(self, template: str) -> None:
@@ -125,9 +136,9 @@ class TieredStore:
             if self._replicator is not None:
                 self._replicator.delete(template)
 
-    def pin(self, template: str) -> bool:
-        """See `RecordStore`."""
-        entry = self._find(template)
+    def pin(self, template: str, *, look_up: bool = True) -> bool:
+        """See `RecordStore`; `look_up` as in `lease`."""
+        entry = self._find(template, look_up)
         with self._state.changed:
             if entry is None or entry.is_gone:
                 return False
@@ -189,10 +200,10 @@ class TieredStore:
 
     # For the service
 
-    @property
-    def lookups_block(self) -> bool:
-        """Whether asking for a template may wait for a tier."""
-        return bool(self._state.shared)
+    def lookup_blocks(self, template: str) -> bool:
+        """Whether asking for a template may wait for a shared tier."""
+        with self._state.changed:
+            return template not in self._state.entries and self._may_look_up(template)
 
     def prefetch(self, template: str, steps: Sequence[int] | None = None) -> None:
         """Bring steps of a template into memory in the background, all of them where None, as far as half of the memory
@@ -240,13 +251,15 @@ class TieredStore:
         Returns:
             Records that were read, templates that were dropped.
         """
-        tier, observer = self._state.nearest, self._state.observer
         records = dropped = 0
+        if namespace is None:
+            self._sweep_shared()
+        tier, observer = self._state.nearest, self._state.observer
         if tier is None:
             return records, dropped
         with self._state.changed:
-            entries = [entry for entry in self._state.seen(namespace) if tier in entry.tiers]
-        for entry in entries:
+            entries = [(one, one.losses[tier.name]) for one in self._state.seen(namespace) if tier in one.tiers]
+        for entry, losses in entries:
             slab = Slab.private(entry.size.step_bytes)
             for step in range(entry.size.steps):
                 if should_stop() or self._state.is_closed:
@@ -260,15 +273,25 @@ class TieredStore:
                     log.warning("step %d of template %s cannot be verified: %s", step, entry.template, error)
                     continue
                 records += entry.size.blocks
-                if broken is not None and not entry.is_gone:
+                if broken is None:
+                    continue
+                if self._is_broken(entry, tier, losses):
                     log.warning("step %d of template %s in the %s tier: %s", step, entry.template, tier.name, broken)
                     observer.corrupt(tier.name)
                     dropped += 1
-                    self._is_broken(entry, tier)
-                    break
+                break
         if namespace is None:
             tier.sweep()
         return records, dropped
+
+    def _sweep_shared(self) -> None:
+        """Drop what copies that were given up have left in the shared tiers."""
+        for tier in self._state.shared:
+            try:
+                tier.sweep()
+            except CacheError as error:
+                self._state.observer.failed(tier.name)
+                log.warning("the %s tier is not swept: %s", tier.name, error)
 
     def sync(self) -> None:
         """Bring what was written to the disk, where the disk tier's policy leaves that to its owner."""
@@ -338,16 +361,17 @@ class TieredStore:
                 return False
         return True
 
-    def _find(self, template: str) -> TemplateEntry | None:
-        """A template, looked up in the shared tiers if need be."""
+    def _find(self, template: str, look_up: bool = True) -> TemplateEntry | None:
+        """A template, looked up in the shared tiers if need be, and if wanted."""
         state = self._state
         with state.changed:
             entry = state.entries.get(template)
-            if entry is not None or not self._may_look_up(template):
+            if entry is not None or not look_up or not self._may_look_up(template):
                 return entry
         for tier in state.shared:
             try:
-                manifest = tier.manifest(template)
+                with self._silence.watch():
+                    manifest = tier.manifest(template)
             except CacheError as error:
                 state.observer.failed(tier.name)
                 log.warning("template %s cannot be looked up in the %s tier: %s", template, tier.name, error)
@@ -365,7 +389,9 @@ class TieredStore:
 
     def _may_look_up(self, template: str) -> bool:
         state = self._state
-        return bool(state.shared) and template not in state.writing and template not in state.deleting
+        if not state.shared or self._silence.lasts:
+            return False
+        return template not in state.writing and template not in state.deleting
 
     def _tier_of(self, entry: TemplateEntry) -> TierName:
         """The coldest tier that one of its steps has to come from."""
@@ -380,17 +406,25 @@ class TieredStore:
         if self._replicator is not None:
             self._replicator.copy(entry)
 
-    def _is_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
-        """A tier's copy of a template is not whole: drop it there, and altogether where no other tier has one."""
+    def _is_broken(self, entry: TemplateEntry, tier: ColdTier, losses: int) -> bool:
+        """A tier's copy of a template is not whole: drop it there, and altogether where no other tier has one.
+
+        Args:
+            losses: of that tier's when the copy was read.
+
+        Returns:
+            False where it was dropped before.
+        """
         with self._state.changed:
-            if entry.is_gone:
-                return
+            if entry.is_gone or entry.losses[tier.name] != losses:
+                return False
             if self._behind is None:
                 self._state.lost_in(entry, tier)
             else:
                 self._behind.lost(entry, tier)
             if tier is not self._state.nearest and self._replicator is not None:
                 self._replicator.delete_broken(entry, tier)
+            return True
 
     def _check_open(self) -> None:
         if self._state.is_closed:

@@ -74,12 +74,10 @@ class WriteBehind:
             self._put(_Work(entry, do=self._delete))
 
     def lost(self, entry: TemplateEntry, tier: ColdTier) -> None:
-        """A tier's copy is broken or gone: drop the template where no other tier has it.
+        """A tier's copy, or what was written of one, is broken or gone: drop the template where no other tier has it.
 
-        What the nearest tier has of it is deleted where that is the broken copy, or nothing else is left of it.
+        What the nearest tier has of it is deleted where that is what is broken, or nothing else is left of it.
         """
-        if entry.is_gone:
-            return
         self._state.lost_in(entry, tier)
         if tier is self._tier or (entry.is_gone and entry.was_written):
             self._put(_Work(entry, do=self._delete))
@@ -137,9 +135,10 @@ class WriteBehind:
         while True:
             with changed:
                 changed.wait_for(lambda: self._queue or self._is_stopping)
-                if not self._queue:
-                    return
-                works = self._take()
+                works = self._take() if self._queue else []
+            if not works:
+                self._delete_pending()  # or they would be back at the next start
+                return
             entry = works[0].entry
             try:
                 if works[0].do is None:
@@ -210,7 +209,7 @@ class WriteBehind:
                 return
             is_whole = len(entry.written) == entry.size.steps
             if not is_whole:  # given up after a failure; what was written since is of no use
-                entry.written.clear()
+                state.give_up_written(entry)
         if not is_whole:
             self._delete(entry)
             return
@@ -238,13 +237,21 @@ class WriteBehind:
         self._pending_deletions.discard(template)
         return True
 
+    def _waiting_deletions(self) -> set[str]:
+        """Templates whose deletion is in the queue. Nothing of their successors is written before it, so they can be
+        deleted now; a second time, when it is their turn, there is nothing left."""
+        with self._state.changed:
+            return {work.entry.template for work in self._queue if work.do == self._delete and work.entry.is_gone}
+
     def _delete_pending(self) -> None:
         for template in tuple(self._pending_deletions):
             self._delete_name(template)
 
     def _make_room(self, num_bytes: int) -> None:
-        """Evict, one by one: where deletions fail, evicting more would only lose more."""
+        """Do deletions that wait, then evict, one by one: where these fail, evicting more would only lose more."""
         state = self._state
+        for template in self._waiting_deletions() if state.is_short_of(num_bytes) else ():
+            self._delete_name(template)
         while True:
             with state.changed:
                 victims = state.cold_victims(num_bytes)
@@ -264,7 +271,7 @@ class WriteBehind:
         state.observer.failed(self._tier.name)
         log.warning("template %s cannot be written to the %s tier: %s", entry.template, self._tier.name, error)
         with state.changed:
-            if entry.is_committed:
+            if entry.is_committed and not entry.is_gone and not entry.tiers:
                 self._error = error
             if not entry.is_gone:
                 state.keep_in_memory(entry, error)

@@ -176,6 +176,10 @@ class DiskTier:
         """See `ColdTier`."""
         return self._committed.get(template)
 
+    def claim(self, manifest: Manifest) -> bool:
+        """See `ColdTier`. Nobody else writes here."""
+        return manifest.template not in self._committed
+
     def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
         """See `ColdTier`. Several small steps at once are faster than one by one."""
         wanted_bytes = len(steps) * _step_disk_bytes(size)

@@ -3,8 +3,9 @@
 A step is one object, its records where `TemplateSize` puts them and zeros between. Names of templates hold no `=`, so
 that no object of theirs can be in the way of another template:
 
-    <template>/=manifest    written last
+    <template>/=claim       written first, by whoever comes first: its manifest to be
     <template>/=<step>
+    <template>/=manifest    written last
 
 An object that is there is whole, so there are no half-written ones; multi-part uploads are obstore's business.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from instgenie_cache.errors import CacheError, RecordFormatError, StoreFullError
@@ -30,7 +31,7 @@ from instgenie_cache.tiers.tier import TierName
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-_MANIFEST = "=manifest"
+_MANIFEST, _CLAIM = "=manifest", "=claim"
 _MAX_MANIFEST_BYTES = 1024 + MAX_NOTE_BYTES
 # Others write to the store as well: what is larger is a fault of theirs, and none of ours to make room for.
 _MAX_STEPS = _MAX_BLOCKS = 1_000_000
@@ -130,6 +131,16 @@ class ObjectTier:
         if manifest.template != template:
             raise RecordFormatError(f"the manifest of {manifest.template} is filed under {template}")
         return manifest
+
+    def claim(self, manifest: Manifest) -> bool:
+        """See `ColdTier`."""
+        path, wanted = _path(manifest.template, _CLAIM), encode_manifest(manifest)
+        try:
+            self._put(path, wanted, mode="create")
+        except _AlreadyThereError:
+            found = self._get(path, _MAX_MANIFEST_BYTES)
+            return found is not None and bytes(found) == wanted
+        return True
 
     def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
         """See `ColdTier`. What was written before an error stays until it is swept: it may be another machine's.
@@ -257,10 +268,12 @@ class ObjectTier:
             return None
         raise RecordFormatError(f"{path}: {found_bytes} bytes, expected {whole_bytes}")
 
-    def _put(self, path: str, data: bytes | Iterator[bytes | memoryview]) -> None:
+    def _put(
+        self, path: str, data: bytes | Iterator[bytes | memoryview], mode: Literal["create"] | None = None
+    ) -> None:
         store = self._opened()
         with _errors(path):
-            store.put(path, data)
+            store.put(path, data, mode=mode)
 
     def _delete(self, path: str) -> None:
         store = self._opened()
@@ -282,15 +295,21 @@ class _MissingError(CacheError):
     """There is no such object."""
 
 
+class _AlreadyThereError(CacheError):
+    """There is such an object."""
+
+
 @contextmanager
 def _errors(what: str) -> Iterator[None]:
     """obstore's errors as the cache's."""
-    from obstore.exceptions import BaseError
+    from obstore.exceptions import AlreadyExistsError, BaseError
 
     try:
         yield
     except FileNotFoundError as error:
         raise _MissingError(f"{what} is not in the object store") from error
+    except AlreadyExistsError as error:
+        raise _AlreadyThereError(f"{what} is in the object store already") from error
     except (BaseError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         if "os error 28" in reason or "os error 122" in reason:

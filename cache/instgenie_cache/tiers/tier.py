@@ -56,6 +56,14 @@ class ColdTier(Protocol):
         """One template, None where it is not committed here."""
         ...
 
+    def claim(self, manifest: Manifest) -> bool:
+        """Before a template is written to a shared tier: whether this writing of it may be.
+
+        False where another writing was begun there first and was not deleted since: whoever reads is not to meet steps
+        of both. A claim ends with the template's deletion, or is swept.
+        """
+        ...
+
     def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
         """Write the records of some steps, which lie in the slabs as `TemplateSize` says.
 

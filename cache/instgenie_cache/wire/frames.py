@@ -25,7 +25,7 @@ PREFIX_BYTES = 16
 _PREFIX = struct.Struct("<4sIQ")
 _READ_AHEAD_BYTES = PREFIX_BYTES + MAX_HEADER_BYTES  # so that the longest head fits
 # msgpack makes room for as many items as an array says it has, whether they come or not, at each of 1000 levels.
-_MAX_ITEMS = 4096
+MAX_ITEMS = 4096
 _MAX_LEVELS = 4  # of maps and arrays within each other
 
 Sink = Callable[[dict[str, Any], int], Sequence[memoryview] | None]
@@ -86,7 +86,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> dict[str, Any]:
     """
     try:
         header = msgpack.unpackb(
-            data, max_array_len=_MAX_ITEMS, max_map_len=_MAX_ITEMS, max_bin_len=_MAX_ITEMS, max_ext_len=0
+            data, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, max_bin_len=MAX_ITEMS, max_ext_len=0
         )
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise ProtocolError(f"unreadable header: {repr(error)[:200]}") from error

@@ -480,13 +480,14 @@ async def test_metrics_are_the_payload_of_their_reply(side: Side) -> None:
 class _FaultyStore:
     """A store whose leases take until they are let, and which fails in ways that it should not."""
 
-    lookups_block = True
-
     def __init__(self, store: TieredStore) -> None:
         self.arena = store.arena
         self.may_lease = threading.Event()
         self.leases: list[TieredLease] = []
         self._store = store
+
+    def lookup_blocks(self, _: str) -> bool:
+        return True
 
     def lease(self, template: str) -> TieredLease | None:
         assert self.may_lease.wait(10)

@@ -191,6 +191,20 @@ def test_sweeping_drops_only_what_is_old_and_not_committed() -> None:
     assert bytes(store.get("notes.txt").bytes()) == b"of someone else"
 
 
+@pytest.mark.parametrize("is_on_disk", [True, False])
+def test_the_first_who_claims_a_template_may_write_it(tmp_path: Path, is_on_disk: bool) -> None:
+    store = LocalStore(tmp_path) if is_on_disk else MemoryStore()
+    here, there = ObjectTier(store), ObjectTier(store)
+    mine, other = (Manifest("a", SIZE, 1.0, created, b"") for created in (1000.0, 2000.0))
+    assert here.claim(mine)
+    assert not there.claim(other)
+    assert here.claim(mine)  # a copy that failed, and is made again
+    here.delete("a")
+    assert there.claim(other)
+    assert ObjectTier(store, abandoned=timedelta(0)).sweep() == 1
+    assert here.claim(mine)
+
+
 @pytest.mark.parametrize("url", ["nothing", "unknown://bucket"])
 def test_an_address_of_no_store_is_an_error_of_the_cache(url: str) -> None:
     with pytest.raises(CacheError, match=url):
