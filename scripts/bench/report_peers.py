@@ -84,8 +84,8 @@ def unbeaten_peers(content: Content) -> str:
         *_notes(kept),
         paragraph("""
             Batches take four edits at a time, and a row has an edit's share of that. All rows but the reference compute
-            in bfloat16; diffusers' transformer rounds the noise level to it, too, which ours does not, so edits of ours
-            that leave tokens out can be closer than its own. Caches that decide by the picture were not tried on random
+            in bfloat16; diffusers' transformer rounds the noise level to it, too, which ours does not, so dense edits
+            of ours are closer to the reference than its own. Caches that decide by the picture were not tried on random
             weights.
         """),
     )
