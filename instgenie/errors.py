@@ -9,6 +9,7 @@ InstGenIEError
  +- TemplateNotCachedError  records were required and are not there
  +- DeadlineError          an edit that cannot be done by its deadline
  +- ReplicaError           a replica could not do its work
+ |   +- TooManyPinsError    it keeps as many templates from being evicted as it may
  |   +- ReplicaLostError    it ended or is out of reach: the same order may succeed once it is back
  |       +- ReplicaAwayError   it was away already: the order was not begun
  +- CheckpointError        the model folder cannot be read or is of no known family
@@ -56,6 +57,10 @@ class DeadlineError(InstGenIEError):
 
 class ReplicaError(InstGenIEError):
     """A replica that failed or was closed; the message says at what."""
+
+
+class TooManyPinsError(ReplicaError):
+    """Templates that are not pinned, since a replica's front ends have pinned as many as they may."""
 
 
 class ReplicaLostError(ReplicaError):

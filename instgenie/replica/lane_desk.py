@@ -45,10 +45,14 @@ class LaneEntry:
     has_served: bool = False
 
     @property
+    def is_needed(self) -> bool:
+        """Whether somebody waits for it, or it has served somebody."""
+        return bool(self.jobs or self.warming) or self.has_served
+
+    @property
     def is_wanted(self) -> bool:
-        """Whether it goes on: somebody waits for it, or it has served somebody, or most of it is done."""
-        is_waited_for = bool(self.jobs or self.warming)
-        return is_waited_for or self.has_served or 2 * self.lane.next_step >= self.lane.template.steps
+        """Whether it goes on where an edit has left it: it is needed, or most of it is done."""
+        return self.is_needed or 2 * self.lane.next_step >= self.lane.template.steps
 
 
 class LaneDesk:
@@ -167,11 +171,14 @@ class LaneDesk:
         self._ask(key, look, lambda: on_warmed("refused"), again=lambda: self._warm(template, tenant, on_warmed))
 
     def leave_warming(self, template: str, on_warmed: OnWarmed) -> None:
-        """Who asked for a template has left."""
+        """Who asked for a template has left. Its lane ends, however much of it is done, unless edits need it: nobody
+        would be told of the records, so nobody could have them dropped.
+        """
         self._warming.discard(on_warmed)
         if (entry := self._lanes.get(template)) is not None and on_warmed in entry.warming:
             entry.warming.remove(on_warmed)
-            self._end_unwanted(template, entry)
+            if not entry.is_needed:
+                self._end_early(template, entry)
 
     def leave(self, job: EditJob) -> None:
         """An edit is over: its lane goes on where it is of use to somebody else, or nearly done."""
@@ -345,7 +352,11 @@ class LaneDesk:
             act()
 
     def _end_unwanted(self, key: str, entry: LaneEntry) -> None:
-        if not entry.is_wanted and not entry.is_committing:
+        if not entry.is_wanted:
+            self._end_early(key, entry)
+
+    def _end_early(self, key: str, entry: LaneEntry) -> None:
+        if not entry.is_committing:
             self._scheduler.cancel_lane(key)
             entry.writer.abort()
             self._end(key, entry, "refused")

@@ -22,6 +22,7 @@ from instgenie.errors import (
     PictureError,
     ReplicaError,
     TemplateNotCachedError,
+    TooManyPinsError,
     TooManyPixelsError,
 )
 from instgenie.orders import (
@@ -66,6 +67,7 @@ _INPUT_ERRORS: dict[str, type[InvalidInputError]] = {
 _OTHER_ERRORS: dict[str, type[InstGenIEError]] = {
     "not_cached": TemplateNotCachedError,
     "deadline": DeadlineError,
+    "too_many_pins": TooManyPinsError,
     "replica": ReplicaError,
 }
 

@@ -38,6 +38,12 @@ class Outbox:
         if self._connection.unsent_bytes <= _REPORT_BYTES:
             self._send(request_id, body)
 
+    def tell(self, request_id: int, body: Body) -> None:
+        """Send what may not be lost; who does not read it is cut off."""
+        self._send(request_id, body)
+        if self.is_full:
+            self._begin()
+
     def notice(self, body: Body) -> None:
         """Send what the other side has not asked for, and has to know."""
         self._send(0, body)

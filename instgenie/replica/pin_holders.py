@@ -15,6 +15,10 @@ class PinHolders:
         """Pins of all holders."""
         return sum(map(len, self._keys.values()))
 
+    def more(self, holder: str, keys: Iterable[str]) -> int:
+        """How many pins the holder's of these keys would add."""
+        return len(set(keys) - self._keys.get(holder, set()))
+
     def pin(self, holder: str, keys: Iterable[str]) -> None:
         """The holder wants them kept."""
         self._keys.setdefault(holder, set()).update(keys)

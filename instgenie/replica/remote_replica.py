@@ -45,6 +45,7 @@ from instgenie_cache.wire.handshake import MAX_NAME_CHARACTERS, SharedSecret
 
 log = logging.getLogger(__name__)
 
+_KEYS_AT_A_TIME = 10_000  # so that answers to others pass between; a replica takes ten times as many in one question
 _STEADY_SECONDS = 1.0  # a connection that ends sooner is no success
 
 
@@ -162,29 +163,31 @@ class RemoteReplica:
 
     async def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`. Pins of a front end that is gone for long are given back."""
-        wanted = _unique(keys)
-        header, _ = await self._calls.ask(Body({"op": "pin"}, encode_keys(wanted)))
-        count = header.get("count")
-        if type(count) is not int or not 0 <= count <= len(wanted):
-            raise self._unreadable(f"a count of {len(wanted)} keys is not to be {repr(count)[:40]}")
-        return count
+        total = 0
+        for wanted, header, _ in await self._about_keys("pin", keys):
+            count = header.get("count")
+            if type(count) is not int or not 0 <= count <= len(wanted):
+                raise self._unreadable(f"a count of {len(wanted)} keys is not to be {repr(count)[:40]}")
+            total += count
+        return total
 
     async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
-        await self._calls.ask(Body({"op": "unpin"}, encode_keys(_unique(keys))))
+        await self._about_keys("unpin", keys)
 
     async def forget(self, keys: Iterable[str]) -> None:
         """See `Replica`."""
-        await self._calls.ask(Body({"op": "forget"}, encode_keys(_unique(keys))))
+        await self._about_keys("forget", keys)
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
         """See `Replica`."""
-        wanted = _unique(keys)
-        _, payload = await self._calls.ask(Body({"op": "held"}, encode_keys(wanted)))
-        try:
-            return decode_held(memoryview(payload), wanted)
-        except ProtocolError as error:
-            raise self._unreadable(error) from error
+        held: dict[str, HeldTemplate] = {}
+        for wanted, _, payload in await self._about_keys("held", keys):
+            try:
+                held |= decode_held(memoryview(payload), wanted)
+            except ProtocolError as error:
+                raise self._unreadable(error) from error
+        return held
 
     async def stats(self) -> ReplicaStats:
         """See `Replica`."""
@@ -211,6 +214,16 @@ class RemoteReplica:
         keeping.cancel()
         await asyncio.wait({keeping})
         await self._link.close(self._settings.close_seconds)
+
+    async def _about_keys(self, op: str, keys: Iterable[str]) -> list[tuple[list[str], dict[str, Any], bytes]]:
+        """Ask once, or as often as so many keys take: of each question the keys, the answer's header and payload.
+
+        All are put at once: who leaves before they are answered has them done nevertheless.
+        """
+        wanted = list(dict.fromkeys(keys))
+        parts = [wanted[start : start + _KEYS_AT_A_TIME] for start in range(0, len(wanted), _KEYS_AT_A_TIME)] or [[]]
+        answers = await asyncio.gather(*(self._calls.ask(Body({"op": op}, encode_keys(part))) for part in parts))
+        return [(part, header, payload) for part, (header, payload) in zip(parts, answers, strict=True)]
 
     async def _order(self, order: Order, report: Callable[[Any], None]) -> EditOutcome | None:
         header, payload = await self._calls.ask(encode_order(order), order.id, report)
@@ -270,27 +283,27 @@ class RemoteReplica:
         settings, loop = self._settings, asyncio.get_running_loop()
         backoff = Backoff(settings.retry_seconds, settings.retry_max_seconds, settings.retry_seconds)
         failures = 0
+        failure: ReplicaError | None = None  # what there is to tell
         while True:
             failures += 1
             pause_seconds = backoff.pause_seconds(failures, random.random())
+            left_seconds = max(0.0, until - loop.time())
             try:
-                timeout_seconds = max(0.0, min(until - loop.time(), settings.connect_seconds))
-                link = await _dial(self._way, self._calls, settings, timeout_seconds)
+                link = await _dial(self._way, self._calls, settings, min(left_seconds, settings.connect_seconds))
             except GoneError as error:
                 raise ReplicaError(f"its process has ended ({reason})") from error
             except ReplicaError as error:
+                is_cut_short = left_seconds < settings.connect_seconds and isinstance(error.__cause__, TimeoutError)
+                if failure is None or not is_cut_short:  # else it says nothing of the replica
+                    failure = error
                 if loop.time() + pause_seconds >= until:
-                    raise ReplicaError(f"{reason}, and in {settings.reconnect_seconds:g} s: {error}") from error
+                    raise ReplicaError(f"{reason}, and in {settings.reconnect_seconds:g} s: {failure}") from failure
                 await asyncio.sleep(pause_seconds)
                 continue
             if link.welcome.instance == self.instance:
                 return link
             link.abort()
             raise ReplicaError(f"its process has ended ({reason}), and another one has taken its place")
-
-
-def _unique(keys: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(keys))
 
 
 async def _dial(way: Way, calls: RemoteCalls, settings: RemoteSettings, timeout_seconds: float) -> ReplicaLink:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instgenie.errors import InstGenIEError, ReplicaError
+from instgenie.errors import InstGenIEError, ReplicaError, TooManyPinsError
 from instgenie.orders import Replica
 from instgenie.replica.fields import to_fields
 from instgenie.replica.kept_ends import KeptEnd, KeptEnds
@@ -60,7 +60,10 @@ class _Listener:
     order: str
 
     def report(self, body: Body) -> None:
-        self.session.outbox.report(self.request_id, body)
+        if body.fields["event"] == "step":  # the next one tells as much
+            self.session.outbox.report(self.request_id, body)
+        else:  # a window's key is told once
+            self.session.outbox.tell(self.request_id, body)
 
     def end(self, end: KeptEnd) -> None:
         self.session.ended(self, end)
@@ -243,8 +246,8 @@ class Session:
     async def _about_keys(self, op: str, keys: list[str]) -> Body:
         replica, pins, front_end = self._context.replica, self._context.pins, self.hello.front_end
         if op == "pin":
-            if len(pins) + len(keys) > self._context.limits.pins:
-                raise ReplicaError(f"{len(pins)} templates are pinned, {self._context.limits.pins} may be")
+            if len(pins) + pins.more(front_end, keys) > self._context.limits.pins:
+                raise TooManyPinsError(f"{len(pins)} templates are pinned, {self._context.limits.pins} may be")
             pins.pin(front_end, keys)
             return Body({"count": await replica.pin(keys)})
         if op == "unpin":

@@ -32,6 +32,7 @@ from instgenie_server.app_keys import (
     SETTINGS,
     STARTED,
 )
+from instgenie_server.intake.field_values import shown
 from instgenie_server.logs import CLIENT_LEFT, UNMATCHED, log_request, route_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -152,7 +153,10 @@ async def count_in_flight(request: web.Request, handler: Handler) -> web.StreamR
 
 @web.middleware
 async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find out who asks, and whether they ask too often."""
+    """Find out who asks, by what name, and whether they ask too often."""
+    host = request.headers.get("Host", "")
+    if not host.isascii():  # aiohttp lets any byte pass; no reply could tell an address at it, once the work was done
+        raise invalid(f"Host: {shown(host)} is no host name", "Host", "bad_host")
     route = route_of(request)
     if route in OPEN_ROUTES:
         return await handler(request)

@@ -221,7 +221,7 @@ _ERRORS = {
     409: "somebody cancelled the edit, or the template's picture was not kept and has to be uploaded again",
     413: "too large",
     422: "the idempotency key belongs to another request",
-    429: "too much waits, too many requests, or too many templates; `retry-after` says when to come back, if at all",
+    429: "too much waits, too many requests, templates or pins; `retry-after` says when to come back, if at all",
     500: "the server failed",
     503: "starting, stopping, or out of storage",
     504: "the deadline passed",

@@ -17,7 +17,8 @@ ReadPicture = Callable[[str], Awaitable[bytes]]
 
 
 class OrderMaker:
-    """Makes orders of jobs. A job whose pictures the budget does not have waits until others have ended.
+    """Makes orders of jobs. A job whose pictures the budget does not have waits until others have ended; one that finds
+    no thread to decode them, until there is one: it was accepted, so that neither is an attempt.
 
     Jobs wait for memory in turn: a large picture would else wait for as long as small ones come.
     """
@@ -50,10 +51,12 @@ class OrderMaker:
                 picture, selection = await self._decoder.picture_and_mask(image, mask, form.mask_mode, take=hold.take)
                 break
             except ApiError as error:
-                if error.code != "pictures_busy":
+                code = error.code
+                if code not in ("pictures_busy", "decoders_busy"):
                     raise
-            hold.give_back()  # the picture's share, where only the mask's was missing
-            await self._given_back.wait()
+            hold.give_back()  # the picture's share, where only the mask's, or a thread for it, was missing
+            if code == "pictures_busy":  # for a thread it has waited by now
+                await self._given_back.wait()
         (order,) = to_orders(form, job.id, picture, selection, job.params["seed"], job.tenant)
         # The queue of jobs has put them in order. Ones that would wait long behind edits that do not pass that queue
         # would keep all other jobs, urgent ones too, waiting with them.

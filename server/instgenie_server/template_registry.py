@@ -6,6 +6,7 @@ uploaded anew, and are warm at once where their records are still there.
 RegistryError
  +- TooManyWaitingError    so many wait to be warmed that no more are taken for a while
  +- TooManyTemplatesError  some have to be deleted first
+ +- PinRefusedError        some have to be unpinned first
  +- PictureGoneError       a template that has to be recorded again, but its picture was not kept
 """
 
@@ -18,8 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from instgenie.errors import InstGenIEError, ReplicaError, ReplicaLostError
+from instgenie.errors import InstGenIEError, ReplicaError, ReplicaLostError, TooManyPinsError
 from instgenie.orders import HeldTemplate, Replica, WarmOrder, WarmReport
+from instgenie_server.jobs.kept_tasks import KeptTasks
 from instgenie_server.presence import Presence
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ MAX_TEMPLATES_OF_TENANT = 5_000
 MAX_WAITING = 256
 MAX_WAITING_BYTES = 1_000_000_000  # of decoded pictures
 MAX_KEPT_BYTES = 250_000_000  # of decoded pictures of templates that were warmed
+RETRY_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 
 Stage = Literal["queued", "warming", "warm", "failed"]
 
@@ -59,6 +63,11 @@ class WarmTemplate:
     keys: dict[int, str] = field(default_factory=dict)
     pinned: bool = False
     error: str | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is being recorded, or will be."""
+        return self.stage in ("queued", "warming")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,10 @@ class TooManyTemplatesError(RegistryError):
     """There are as many as there may be, all of them in use."""
 
 
+class PinRefusedError(RegistryError):
+    """As many records are pinned as may be."""
+
+
 class PictureGoneError(RegistryError):
     """The template cannot be recorded again."""
 
@@ -97,12 +110,14 @@ class PictureGoneError(RegistryError):
 class TemplateRegistry:
     """All uploaded templates of a server. Methods belong to one event loop; `run` is its task."""
 
-    def __init__(self, replica: Replica, presence: Presence | None = None) -> None:
+    def __init__(
+        self, replica: Replica, presence: Presence | None = None, retry_seconds: float = RETRY_SECONDS
+    ) -> None:
         """Args:
         presence: of the replica; None is one that never goes.
+        retry_seconds: until records that could not be dropped are to be dropped again.
         """
-        self._replica, self._presence = replica, presence or Presence()
-        self._adding = asyncio.Lock()
+        self._replica, self._presence, self._retry_seconds = replica, presence or Presence(), retry_seconds
         self._templates: dict[str, WarmTemplate] = {}
         self._by_content: dict[tuple[str, str], WarmTemplate] = {}
         self._waiting: dict[str, tuple[WarmTemplate, WarmOrder]] = {}  # by id, in the order of their turns
@@ -111,29 +126,32 @@ class TemplateRegistry:
         self._kept: dict[str, WarmOrder] = {}  # by id, of templates that were warmed: pinning may record them again
         self._kept_bytes = 0
         self._running: tuple[WarmTemplate, asyncio.Task[None]] | None = None
+        self._undropped: dict[str, WarmTemplate] = {}  # by id, of deleted ones that left records
+        self._retrying: asyncio.Task[None] | None = None
+        self._tasks = KeptTasks()
 
     async def add(self, tenant: str, content: str, order: WarmOrder, now: float, pinned: bool = False) -> WarmTemplate:
         """The tenant's template of that content, to be warmed if it is new or its records are not there.
 
         Raises:
             TooManyWaitingError, TooManyTemplatesError: there is no room for it.
+            PinRefusedError: it is there, and not pinned.
         """
-        async with self._adding:
-            known = self._by_content.get((tenant, content))
-            states = await self.states([known] if known else [])  # now, too, what was deleted before is dropped
-            template = self._by_content.get((tenant, content))
-            if template is None:
-                self._check_waiting(order)
-                await self._make_room(tenant)
-                picture = order.picture
-                template = WarmTemplate(order.id, tenant, content, picture.width, picture.height, now)
-                self._templates[template.id] = self._by_content[tenant, content] = template
-                self._queue(template, order)
-            elif states[0].status in ("evicted", "failed") and template.stage not in ("queued", "warming"):
-                self._queue(template, replace(order, id=template.id))
+        known = self._by_content.get((tenant, content))
+        states = await self.states([known] if known else [])  # now, too, what was deleted before is dropped
+        while (tenant, content) not in self._by_content and not self._has_room(tenant):
+            self._check_waiting(order)
+            await self._make_room(tenant)
+        template = self._by_content.get((tenant, content))
+        if template is None:
+            picture = order.picture
+            template = WarmTemplate(order.id, tenant, content, picture.width, picture.height, now)
+            self._queue(template, order)
+            self._templates[template.id] = self._by_content[tenant, content] = template
+        elif template is known and states[0].status in ("evicted", "failed") and not template.is_under_way:
+            self._queue(template, replace(order, id=template.id))
         if pinned:
-            template.pinned = True
-            await self._replica.pin(template.keys.values())
+            await self._pin(template)
         return template
 
     def get(self, tenant: str, template_id: str) -> WarmTemplate | None:
@@ -152,7 +170,10 @@ class TemplateRegistry:
         return [_state(stage, keys, held) for stage, keys in asked]
 
     async def delete(self, template: WarmTemplate) -> None:
-        """Drop a template and its records, but for those that another template shares; stop recording it."""
+        """Drop a template and its records, but for those that another template shares; stop recording it.
+
+        Whoever asked may leave. What cannot be dropped now is dropped later.
+        """
         if self._templates.get(template.id) is not template:
             return  # somebody else was faster
         del self._templates[template.id], self._by_content[template.tenant, template.content]
@@ -162,23 +183,19 @@ class TemplateRegistry:
             self._waiting_bytes -= len(order.picture.data)
         if self._running is not None and self._running[0] is template:
             self._running[1].cancel()
-        if template.pinned:
-            await self.unpin(template)
-        await self._forget(template)
+        await self._tasks.complete(self._drop(template), f"end of {template.id}")
 
     async def pin(self, template: WarmTemplate) -> None:
         """Keep a template's records from being evicted. Where some are not there, they are made again, then kept.
 
         Raises:
+            PinRefusedError: too many are kept.
             PictureGoneError: they would have to be, and its picture was not kept.
             TooManyWaitingError: they would have to be, and cannot now.
         """
-        was_pinned, template.pinned = template.pinned, True
-        is_whole = await self._pin_records(template) and template.stage == "warm"
-        if self._templates.get(template.id) is not template:
-            await self.unpin(template)  # it was deleted meanwhile
-            return
-        if is_whole or template.stage in ("queued", "warming"):
+        was_pinned = template.pinned
+        is_whole = await self._pin(template) and template.stage == "warm"
+        if is_whole or template.is_under_way or not self._is_pinned(template):
             return
         try:
             order = self._kept.get(template.id)
@@ -193,13 +210,20 @@ class TemplateRegistry:
             raise
 
     async def unpin(self, template: WarmTemplate) -> None:
-        """Let a template's records be evicted again."""
+        """Let a template's records be evicted again. Whoever asked may leave."""
         template.pinned = False
-        others = {key for other in self._templates.values() if other.pinned for key in other.keys.values()}
-        await self._replica.unpin([key for key in template.keys.values() if key not in others])
+        await self._tasks.complete(self._unpin_records(template), f"unpinning of {template.id}")
 
     async def run(self) -> None:
         """Warm what was added, until cancelled."""
+        try:
+            await self._run()
+        finally:
+            if self._retrying is not None:
+                self._retrying.cancel()
+            await self._tasks.close(CLOSE_SECONDS)
+
+    async def _run(self) -> None:
         while True:
             template, order = await self._next()
             task = asyncio.create_task(self._warm(template, order), name=f"warm {template.id}")
@@ -226,8 +250,8 @@ class TemplateRegistry:
         pins: list[asyncio.Task[None]] = []
 
         async def pin_window(key: str) -> None:
-            if template.pinned:  # unless it was unpinned since the report
-                await self._replica.pin([key])
+            if self._is_pinned(template):  # unless it was unpinned since the report
+                await self._pin_records(template, {key})
 
         def report(window: WarmReport) -> None:
             template.windows = window.windows
@@ -249,9 +273,9 @@ class TemplateRegistry:
         finally:
             await asyncio.gather(*pins, return_exceptions=True)  # they are made once more below
             if template.id not in self._templates:  # windows that were reported after it was deleted
-                await self._forget(template)
+                await self._tasks.complete(self._drop(template), f"end of {template.id}")
         try:
-            if template.error is None and template.pinned and not await self._pin_records(template):
+            if template.error is None and self._is_pinned(template) and not await self._pin_all(template):
                 template.error = _NO_ROOM  # one was evicted before the report of it came
         except ReplicaError as error:
             template.error = str(error)
@@ -272,10 +296,42 @@ class TemplateRegistry:
                 if attempts == MAX_ATTEMPTS:
                     raise
 
-    async def _pin_records(self, template: WarmTemplate) -> bool:
+    async def _pin(self, template: WarmTemplate) -> bool:
+        """Pin it from now on; whether all of its records are there.
+
+        Raises:
+            PinRefusedError: it is as it was before.
+        """
+        was_pinned, template.pinned = template.pinned, True
+        try:
+            return await self._pin_all(template)
+        except TooManyPinsError as error:
+            if not was_pinned:
+                await self.unpin(template)
+            raise PinRefusedError(f"{template.id} cannot be pinned: {error}") from error
+
+    async def _pin_all(self, template: WarmTemplate) -> bool:
         """Pin what was recorded; whether all of it is there."""
-        keys = set(template.keys.values())
-        return await self._replica.pin(keys) == len(keys)
+        return await self._pin_records(template, set(template.keys.values()))
+
+    async def _pin_records(self, template: WarmTemplate, keys: set[str]) -> bool:
+        """Pin some of a template's records; whether they are there.
+
+        That may wait for a replica: what was unpinned meanwhile, before it was pinned, is unpinned again.
+        """
+        is_whole = await self._replica.pin(keys) == len(keys)
+        if not self._is_pinned(template):
+            await self._unpin_records(template)
+        return is_whole
+
+    async def _unpin_records(self, template: WarmTemplate) -> None:
+        """Unpin what was recorded, but for what another template pins."""
+        others = {key for other in self._templates.values() if other.pinned for key in other.keys.values()}
+        await self._replica.unpin([key for key in template.keys.values() if key not in others])
+
+    def _is_pinned(self, template: WarmTemplate) -> bool:
+        """Whether its records are to be kept: it is pinned, and not deleted."""
+        return template.pinned and self._templates.get(template.id) is template
 
     def _check_waiting(self, order: WarmOrder) -> None:
         too_large = self._waiting_bytes and self._waiting_bytes + len(order.picture.data) > MAX_WAITING_BYTES
@@ -290,8 +346,13 @@ class TemplateRegistry:
         self._arrived.set()
         template.stage, template.error = "queued", None
 
+    def _has_room(self, tenant: str) -> bool:
+        return len(self.list(tenant)) < MAX_TEMPLATES_OF_TENANT and len(self._templates) < MAX_TEMPLATES
+
     async def _make_room(self, tenant: str) -> None:
-        """See that one more template fits into the bounds: failed ones are dropped for it, then evicted ones."""
+        """Have one more template fit into the bounds, unless others come meanwhile: failed ones are dropped for it,
+        then evicted ones.
+        """
         own = self.list(tenant)
         if len(own) >= MAX_TEMPLATES_OF_TENANT and not await self._drop_spent(reversed(own)):
             raise TooManyTemplatesError(
@@ -323,9 +384,30 @@ class TemplateRegistry:
         if order is not None:
             self._kept_bytes -= len(order.picture.data)
 
-    async def _forget(self, deleted: WarmTemplate) -> None:
-        shared = {key for other in self._templates.values() for key in other.keys.values()}
-        await self._replica.forget([key for key in deleted.keys.values() if key not in shared])
+    async def _drop(self, deleted: WarmTemplate) -> None:
+        """Drop what a deleted template has left, but for what another one shares.
+
+        Where that fails it is tried again: nobody can ask for it any more.
+        """
+        try:
+            if deleted.pinned:
+                await self._unpin_records(deleted)
+            shared = {key for other in self._templates.values() for key in other.keys.values()}
+            await self._replica.forget([key for key in deleted.keys.values() if key not in shared])
+        except ReplicaError as error:
+            if deleted.id not in self._undropped:
+                log.warning("records of %s are dropped later: %s", deleted.id, error)
+            self._undropped[deleted.id] = deleted
+            if self._retrying is None or self._retrying.done():
+                self._retrying = self._tasks.start(self._drop_later(), "dropping records of deleted templates")
+        else:
+            self._undropped.pop(deleted.id, None)
+
+    async def _drop_later(self) -> None:
+        while self._undropped:
+            await asyncio.sleep(self._retry_seconds)
+            for deleted in tuple(self._undropped.values()):
+                await self._drop(deleted)
 
 
 def _state(stage: Stage, keys: tuple[str, ...], held: Mapping[str, HeldTemplate]) -> TemplateState:

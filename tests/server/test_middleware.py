@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -293,6 +294,21 @@ async def test_body_that_is_not_compressed_as_said_is_the_clients_fault(serve: S
         "bad_body",
         "the request's body cannot be read: Can not decode content-encoding: gzip",
     )
+
+
+@pytest.mark.parametrize("host", [b"a\xff", b"127.0.0.1:\xff", "münchen.example".encode()])
+async def test_hosts_that_no_address_can_have(serve: Serve, host: bytes) -> None:
+    service = await serve(EXPOSED)
+    key = (await add_key(service, "alice")).encode()
+    reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
+    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: %b\r\nAuthorization: %b\r\nConnection: close\r\n\r\n" % (host, key))
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    error = json.loads(body)["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "Host", "bad_host")
+    json.dumps(error, ensure_ascii=False).encode()  # what it quotes can be shown
 
 
 # Access

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
 
-from instgenie_server.api_error import ApiError
+from instgenie_server.api_error import ApiError, busy
 from instgenie_server.intake import EditForm, PictureDecoder, to_params
-from instgenie_server.jobs import Job
+from instgenie_server.jobs import MAX_ATTEMPTS, Job
 from instgenie_server.order_maker import OrderMaker
 from tests.server.intake.pictures import noise, png
 from tests.server.routes.site import SIDE, alpha_mask_png, mask_png
 
+T = TypeVar("T")
 PICTURE_BYTES = 5 * SIDE * SIDE + SIDE * SIDE  # as it counts, with its mask
 FILES = {"image": png(noise(SIDE, SIDE)), "mask": mask_png(), "alpha": alpha_mask_png(), "broken": b"no picture"}
 
@@ -93,3 +95,25 @@ async def test_whoever_gives_up_or_fails_gives_back_what_it_had(decoder: Picture
     with pytest.raises(ApiError):
         await entered_and_left(maker, a_job(2, image="broken"))
     await entered_and_left(maker, a_job(3))
+
+
+class JammedDecoder(PictureDecoder):
+    """Has no thread for the next `jams` masks."""
+
+    jams = 0
+
+    async def run(self, work: Callable[[], T], param: str) -> T:
+        if param == "mask" and self.jams > 0:
+            self.jams -= 1
+            raise busy("all threads that decode pictures are taken", 1.0, "decoders_busy")
+        return await super().run(work, param)
+
+
+async def test_what_finds_no_thread_waits_for_one() -> None:
+    decoder = JammedDecoder(20)
+    decoder.jams = MAX_ATTEMPTS + 1
+    maker = OrderMaker(decoder, 2 * PICTURE_BYTES)
+    async with asyncio.timeout(30), maker.order(a_job(0), read) as order:
+        assert (order.id, decoder.jams) == ("edit-0", 0)
+        await entered_and_left(maker, a_job(1))  # its picture was counted once, so there is room for another one
+    decoder.close()

@@ -185,10 +185,12 @@ def edit(
             loaded = load_editor(model, dtype, threads, None if cache is CacheChoice.OFF else _opener(cache_dir))
         with closing(loaded.editor):
             checkpoint = loaded.editor.checkpoint
+            chosen = None
             if asked is not None:
                 request = asked.settled(request, checkpoint.measured, checkpoint.settings.steps)
                 if not request.cached and ruled_out is not None:
                     raise ParameterError("fidelity", asked.rules_out(ruled_out, checkpoint.measured))
+                chosen = chosen_settings(request)  # before the cache is left alone, where recording does not pay
             if cache is CacheChoice.AUTO and request.cached and not compare:
                 request = replace(request, cached=loaded.editor.caching_pays(request))
             say("editing")
@@ -210,8 +212,7 @@ def edit(
                 with tracer.span("write records"):
                     loaded.editor.flush()
     if timings:
-        typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison, asked)))
-    chosen = None if asked is None else chosen_settings(request)
+        typer.echo(json.dumps(edit_report(loaded, request, result.timings, comparison, chosen)))
     typer.echo(summary(out, seconds, result.timings, comparison, chosen), err=True)
     _tell(unknown_hint(prompt, checkpoint.settings.name, checkpoint.settings.draws))
 

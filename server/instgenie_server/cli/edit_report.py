@@ -13,7 +13,6 @@ from instgenie.orders import PhaseTimings, ServingTier
 if TYPE_CHECKING:
     from instgenie.request import EditRequest, EditTimings
     from instgenie_server.cli.comparison import Comparison
-    from instgenie_server.cli.fidelity_option import FidelityOption
     from instgenie_server.cli.loading import LoadedEditor
     from instgenie_server.cli.remote_edit import EditedRemotely
 
@@ -31,12 +30,13 @@ def edit_report(
     request: EditRequest,
     timings: EditTimings,
     comparison: Comparison | None,
-    fidelity: FidelityOption | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON object of `--timings`. Times are those of the edit that was written; `window` and `canvas` in pixels.
 
     Args:
-        request: as it was made, with what `fidelity` chose.
+        request: as it was made.
+        chosen: by `--fidelity`; None where that was not given.
     """
     window = loaded.editor.window(request)
     report: dict[str, Any] = {
@@ -60,8 +60,8 @@ def edit_report(
         "canvas": [window.canvas_width, window.canvas_height],
         "seed": request.seed,
     }
-    if fidelity is not None:
-        report["fidelity"] = chosen_settings(request)
+    if chosen is not None:
+        report["fidelity"] = dict(chosen)
     if comparison is not None:
         report |= asdict(comparison) | {"speedup": comparison.speedup}
     return _rounded(report)

@@ -217,27 +217,26 @@ class FleetReplica:
     async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`. Members that are away have no pins."""
         wanted = set(keys)
-        await self._let_go(wanted)
+        for seat in self._roster:
+            if not seat.is_there:
+                await seat.member.replica.unpin(wanted)
         if wanted and self._there():
             with suppress(ReplicaLostError):
                 await self._asked(lambda replica: replica.unpin(wanted))
 
     async def forget(self, keys: Iterable[str]) -> None:
-        """See `Replica`. Members that are away forget them before they get edits again."""
+        """See `Replica`. Members that are away, or go meanwhile, forget them before they get edits again."""
         wanted = set(keys)
-        await self._let_go(wanted)
         if not wanted:
             return
-        there = await self._there_soon()
+        there = self._there()
         for seat in self._roster:
             seat.records.forget(wanted)
             if seat not in there:
                 seat.member.replica.forget_later(wanted)
         ends = await asyncio.gather(*(seat.member.replica.forget(wanted) for seat in there), return_exceptions=True)
-        for seat, end in zip(there, ends, strict=True):
-            if isinstance(end, ReplicaLostError):  # it went meanwhile
-                seat.member.replica.forget_later(wanted)
-            elif isinstance(end, BaseException):
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(end, ReplicaLostError):
                 raise end
 
     async def held(self, keys: Iterable[str]) -> dict[str, HeldTemplate]:
@@ -349,17 +348,13 @@ class FleetReplica:
         report(window)
         if window.outcome != "refused":
             seat.records.learn({window.key: HeldTemplate(window.num_bytes, 0)})
+            for other in self._roster:
+                other.member.replica.was_recorded([window.key])
             self._tasks.start(self._tell_warmed(seat, order, window), f"name of a window of {order.id}")
 
     async def _tell_warmed(self, seat: Seat, order: WarmOrder, window: WarmReport) -> None:
         template = await asyncio.to_thread(template_name, order, self.model, window.box)
         self._roster.fleet.warmed(seat.id, template, "host", self._now())
-
-    async def _let_go(self, keys: set[str]) -> None:
-        """Have members that are away not pin them when they return."""
-        for seat in self._roster:
-            if not seat.is_there:
-                await seat.member.replica.unpin(keys)
 
     def _there(self) -> list[Seat]:
         return [seat for seat in self._roster if seat.is_there]

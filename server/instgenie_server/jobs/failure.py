@@ -17,6 +17,8 @@ def lasting_failure(error: BaseException) -> dict[str, Any] | None:
             return _detail(str(error), "invalid_input", error.parameter)
         case TemplateNotCachedError():
             return _detail(str(error), "template_not_cached", "cache")
+        case ApiError(code="decoding_too_slow"):  # it was not when the job was accepted
+            return None
         case ApiError() if error.status < 500 and error.retry_after is None:
             return _detail(error.message, error.code or "invalid_input", error.param)
         case MissingFileError() | CorruptFileError():
@@ -28,7 +30,7 @@ def lasting_failure(error: BaseException) -> dict[str, Any] | None:
 def exhausted(error: BaseException) -> dict[str, Any]:
     """The detail of a job whose last attempt ended with this error."""
     # Of errors that nobody foresaw the client learns no more than the kind: their words may tell of our insides.
-    reason = str(error) if isinstance(error, ReplicaError) else type(error).__name__
+    reason = str(error) if isinstance(error, (ReplicaError, ApiError)) else type(error).__name__
     return _detail(f"the edit failed {MAX_ATTEMPTS} times, at last with: {reason}", "edit_failed", None)
 
 

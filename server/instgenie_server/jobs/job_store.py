@@ -88,16 +88,26 @@ class JobStore:
                 f"INSERT INTO jobs ({_COLUMNS}) VALUES ({_VALUES}) "
                 f"ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING {_COLUMNS}",
                 to_row(job),
-            ) or await self.by_key(job.tenant, job.idempotency_key)
-            if stored is None:  # the other one was deleted between the two statements
-                continue
-            if stored.request_digest != job.request_digest:
-                raise IdempotencyConflictError(
-                    f"the idempotency key {job.idempotency_key!r} belongs to another request, {stored.id}"
-                )
-            return stored
+            ) or await self.earlier(job)
+            if stored is not None:  # else the other one was deleted between the two statements
+                return stored
 
-    async def by_key(self, tenant: str, idempotency_key: str | None) -> Job | None:
+    async def earlier(self, job: Job) -> Job | None:
+        """The one that the same tenant stored under the same idempotency key before.
+
+        Raises:
+            IdempotencyConflictError: that one was another request.
+        """
+        if job.idempotency_key is None:
+            return None
+        stored = await self.by_key(job.tenant, job.idempotency_key)
+        if stored is not None and stored.request_digest != job.request_digest:
+            raise IdempotencyConflictError(
+                f"the idempotency key {job.idempotency_key!r} belongs to another request, {stored.id}"
+            )
+        return stored
+
+    async def by_key(self, tenant: str, idempotency_key: str) -> Job | None:
         """The tenant's job under that key."""
         return await self._one(
             f"SELECT {_COLUMNS} FROM jobs WHERE tenant = ? AND idempotency_key = ?", (tenant, idempotency_key)

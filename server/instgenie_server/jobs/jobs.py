@@ -13,19 +13,21 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from instgenie.orders import Replica, StepReport
 from instgenie_server.jobs.dispatcher import Dispatcher, DispatcherSettings, MakeOrder
+from instgenie_server.jobs.errors import JobError
 from instgenie_server.jobs.event_log import JobEvent
 from instgenie_server.jobs.folder_lock import locked_folder
 from instgenie_server.jobs.job import Job, JobState
 from instgenie_server.jobs.job_events import JobEvents
 from instgenie_server.jobs.job_store import JobPage, JobStore
 from instgenie_server.jobs.kept_tasks import KeptTasks
-from instgenie_server.jobs.picture_files import PictureFiles
+from instgenie_server.jobs.picture_files import Hold, PictureFiles
 from instgenie_server.jobs.sweeper import Sweeper
+from instgenie_server.jobs.unused_files import delete_unused
 from instgenie_server.settings import RetentionSettings
 
 log = logging.getLogger(__name__)
@@ -143,21 +145,40 @@ class Jobs:
         await self._tasks.close(_CLOSE_SECONDS)
 
     async def _accept(self, job: Job, image: bytes, mask: bytes | None) -> Job:
-        with self._files.hold() as hold:
-            image_digest = await hold.write(image)
-            mask_digest = None if mask is None else await hold.write(mask)
-            job = dataclasses.replace(job, image=image_digest, mask=mask_digest)
-            self._events.open(job.id)
-            try:
-                stored = await self._store.add(job)
-            except BaseException:
-                self._events.discard(job.id)
-                raise
+        # Before anything is written: requests under a known key pass admission, and could else fill the disk.
+        earlier = await self._store.earlier(job)
+        if earlier is not None:
+            return earlier
+        try:
+            with self._files.hold() as hold:
+                stored = await self._write(job, image, mask, hold)
+        except Exception:
+            await self._drop(hold.digests)
+            raise
         if stored.id == job.id:
             self._dispatcher.add(stored)
         else:
             self._events.discard(job.id)
         return stored
+
+    async def _write(self, job: Job, image: bytes, mask: bytes | None, hold: Hold) -> Job:
+        """Store the job and its pictures."""
+        image_digest = await hold.write(image)
+        mask_digest = None if mask is None else await hold.write(mask)
+        job = dataclasses.replace(job, image=image_digest, mask=mask_digest)
+        self._events.open(job.id)
+        try:
+            return await self._store.add(job)
+        except BaseException:
+            self._events.discard(job.id)
+            raise
+
+    async def _drop(self, digests: Iterable[str]) -> None:
+        """Delete the pictures of a job that was not stored, as far as no other one has them."""
+        try:
+            await delete_unused(self._files, self._store, digests)
+        except JobError as error:
+            log.warning("pictures of a job that was not accepted stay until they are swept: %s", error)
 
     async def _restore(self, now: float) -> None:
         """Take up what the last process left."""

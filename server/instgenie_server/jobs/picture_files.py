@@ -32,7 +32,7 @@ class PictureFiles:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: Counter[str] = Counter()
-        self._condemned: set[str] = set()
+        self._condemned: set[Condemned] = set()
 
     async def open(self) -> None:
         """Make the folders; throw away what a crash left half written."""
@@ -82,16 +82,21 @@ class PictureFiles:
         """Of all files."""
         return sum(file.num_bytes for file in (await self.list()).values())
 
-    def condemn(self, digests: Iterable[str]) -> None:
-        """Announce that `delete` may be called for them; to be done before it is asked who refers to them."""
-        self._condemned = set(digests) - self._held.keys()
+    @contextlib.contextmanager
+    def condemn(self, digests: Iterable[str]) -> Iterator[Condemned]:
+        """Announce that they may be deleted within the block; to be done before it is asked who refers to them."""
+        condemned = Condemned(self, set(digests) - self._held.keys())
+        self._condemned.add(condemned)
+        try:
+            yield condemned
+        finally:
+            self._condemned.remove(condemned)
 
-    async def delete(self, digests: Iterable[str]) -> int:
-        """Delete those that were condemned and not written since; how many went."""
+    async def _delete(self, digests: Iterable[str], condemned: Condemned) -> int:
         count = 0
         for digest in digests:
             async with self._turn(digest):
-                if digest in self._condemned:
+                if digest in condemned.digests:
                     count += await self._in_thread(self._folder.delete, digest)
         return count
 
@@ -99,7 +104,8 @@ class PictureFiles:
         digest = await self._in_thread(picture_digest, data)
         hold.digests[digest] += 1
         self._held[digest] += 1
-        self._condemned.discard(digest)
+        for condemned in self._condemned:
+            condemned.digests.discard(digest)
         async with self._turn(digest):
             await self._in_thread(self._folder.write, digest, data)
         return digest
@@ -127,3 +133,15 @@ class Hold:
     async def write(self, data: bytes) -> str:
         """Keep the bytes durably; their digest."""
         return await self._files._write(data, self)
+
+
+class Condemned:
+    """Files that may be deleted, those excepted that were held, or are written again."""
+
+    def __init__(self, files: PictureFiles, digests: set[str]) -> None:
+        self._files = files
+        self.digests = digests
+
+    async def delete(self, digests: Iterable[str]) -> int:
+        """Delete those that are among them; how many went."""
+        return await self._files._delete(digests, self)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from instgenie_server.jobs.job_events import JobEvents
 from instgenie_server.jobs.job_store import JobStore
 from instgenie_server.jobs.picture_files import PictureFiles
 from instgenie_server.jobs.retention import to_drop
+from instgenie_server.jobs.unused_files import delete_unused
 from instgenie_server.settings import RetentionSettings
 
 log = logging.getLogger(__name__)
@@ -64,22 +65,14 @@ class Sweeper:
         stored, kept = await self._files.list(), await self._store.kept()
         in_use = frozenset[str]().union(*(job.files for job in kept))
         orphans = [digest for digest, file in stored.items() if file.written_at < now - ORPHAN_SECONDS]
-        num_files = await self._delete_unused(digest for digest in orphans if digest not in in_use)
+        num_files = await delete_unused(
+            self._files, self._store, (digest for digest in orphans if digest not in in_use)
+        )
         sizes_bytes = {digest: file.num_bytes for digest, file in stored.items()}
         due = await asyncio.to_thread(to_drop, kept, sizes_bytes, self._settings, now)
         dropped = await self._store.delete(due) if due else set()
         for job_id in dropped:
             self._events.discard(job_id)
         freed = frozenset[str]().union(*(job.files for job in kept if job.id in dropped))
-        num_files += await self._delete_unused(digest for digest in freed if digest in stored)
+        num_files += await delete_unused(self._files, self._store, freed & stored.keys())
         return Swept(len(dropped), num_files)
-
-    async def _delete_unused(self, digests: Iterable[str]) -> int:
-        """Delete those of the files that no job refers to: asked again, for jobs may have come since."""
-        candidates = set(digests)
-        if not candidates:
-            return 0
-        self._files.condemn(candidates)
-        for job in await self._store.kept():
-            candidates -= job.files
-        return await self._files.delete(candidates)

@@ -145,7 +145,7 @@ class SupervisedReplica:
         self._last_life: Life | None = None  # of that
         self._last: LinkedReplica | None = None  # says what is served and what it costs while there is none
         self._pinned: set[str] = set()
-        self._forgotten: set[str] = set()  # while there was none
+        self._forgotten: set[str] = set()  # by none yet, and not recorded since
         self._reason = "it is not there yet"
         self._away_since: float | None = time.monotonic()
         self._tasks = KeptTasks()
@@ -226,12 +226,20 @@ class SupervisedReplica:
     async def pin(self, keys: Iterable[str]) -> int:
         """See `Replica`."""
         wanted = set(keys)
-        self._pinned |= wanted
+        self.keep_pinned(wanted)
         return await self._asked(lambda replica: replica.pin(wanted)) if wanted else 0
 
     def keep_pinned(self, keys: Iterable[str]) -> None:
         """Have templates pinned on the next one, while there is none."""
-        self._pinned |= set(keys)
+        wanted = set(keys)
+        self._pinned |= wanted
+        self.was_recorded(wanted)
+
+    def was_recorded(self, keys: Iterable[str]) -> None:
+        """Templates are there again, or are to be: in a cache that replicas share, the next one would drop what another
+        one has made since it was told to forget them.
+        """
+        self._forgotten.difference_update(keys)
 
     async def unpin(self, keys: Iterable[str]) -> None:
         """See `Replica`. With a replica that is away, its pins have gone."""
@@ -242,11 +250,12 @@ class SupervisedReplica:
                 await self._asked(lambda replica: replica.unpin(wanted))
 
     async def forget(self, keys: Iterable[str]) -> None:
-        """See `Replica`."""
+        """See `Replica`. Where it goes before it has forgotten them, the next one does, before it gets edits."""
         wanted = set(keys)
-        self._pinned -= wanted
+        self.forget_later(wanted)
         if wanted:
-            await self._asked(lambda replica: replica.forget(wanted))
+            await self._asked(lambda replica: replica.forget(wanted & self._forgotten))  # not what is there again
+            self._forgotten -= wanted
 
     def forget_later(self, keys: Iterable[str]) -> None:
         """Have templates forgotten by the next one, before it gets edits."""
@@ -368,12 +377,14 @@ class SupervisedReplica:
         pinned: set[str] = set()
         try:
             async with asyncio.timeout(self._answer_seconds):
-                if forgotten := set(self._forgotten):
-                    await replica.forget(forgotten)
-                    self._forgotten -= forgotten
-                while missing := self._pinned - pinned:  # more may come meanwhile
-                    await replica.pin(missing)
-                    pinned |= missing
+                while self._forgotten or self._pinned - pinned:  # more may come meanwhile
+                    if forgotten := set(self._forgotten):
+                        await replica.forget(forgotten)
+                        self._forgotten -= forgotten
+                        pinned -= forgotten
+                    if missing := self._pinned - pinned:
+                        await replica.pin(missing)
+                        pinned |= missing
                 if given_up := pinned - self._pinned:
                     await replica.unpin(given_up)
         except (TimeoutError, ReplicaError) as error:

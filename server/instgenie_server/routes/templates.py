@@ -19,11 +19,12 @@ from instgenie_server.intake import read_form, read_uploads, to_api_error
 from instgenie_server.intake.edit_form import Guidance, Prompt, Seed, Steps
 from instgenie_server.intake.field_values import Flag, whole
 from instgenie_server.record_cache.store import service_address
-from instgenie_server.routes.keys import DECODER, UPLOADS, engine_of
+from instgenie_server.routes.keys import DECODER, PIXELS, UPLOADS, engine_of
 from instgenie_server.routes.reply import json_reply
 from instgenie_server.schemas import ErrorFields, TemplateList, TemplateReply
 from instgenie_server.template_registry import (
     PictureGoneError,
+    PinRefusedError,
     RegistryError,
     TemplateState,
     TooManyWaitingError,
@@ -76,14 +77,16 @@ async def create_template(request: web.Request) -> web.Response:
     values, uploads = template_form(form.fields), read_uploads(form)
     if uploads.mask is not None:
         raise invalid("mask: a template has none; say by `boxes` what will be edited", "mask", "unknown_field")
-    picture = await request.app[DECODER].picture(uploads.image)
-    tenant = request[IDENTITY].tenant
-    order = _order(values, picture, tenant)
     content = content_digest(uploads.image, values.model_dump_json(exclude={"pin"}).encode())
-    try:
-        template = await registry.add(tenant, content, order, time.time(), values.pin)
-    except RegistryError as error:
-        raise _refusal(error) from error
+    with request.app[PIXELS].hold() as hold:
+        hold.take(len(uploads.image))
+        picture = await request.app[DECODER].picture(uploads.image, take=hold.take)
+        tenant = request[IDENTITY].tenant
+        order = _order(values, picture, tenant)
+        try:
+            template = await registry.add(tenant, content, order, time.time(), values.pin)
+        except RegistryError as error:
+            raise _refusal(error) from error
     (reply,) = await template_replies(request, [template])
     status = 200 if reply.status == "warm" else 202
     return json_reply(reply, status=status, headers={"Location": f"/v1/templates/{template.id}"})
@@ -182,7 +185,8 @@ def _refusal(error: RegistryError) -> ApiError:
         return busy(str(error), 5.0)
     if isinstance(error, PictureGoneError):
         return ApiError(409, str(error), "invalid_request_error", None, "picture_gone")
-    return ApiError(429, str(error), "rate_limit_error", None, "too_many_templates")
+    code = "too_many_pins" if isinstance(error, PinRefusedError) else "too_many_templates"
+    return ApiError(429, str(error), "rate_limit_error", None, code)
 
 
 async def template_replies(request: web.Request, templates: Sequence[WarmTemplate]) -> list[TemplateReply]:

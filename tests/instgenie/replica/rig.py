@@ -112,11 +112,15 @@ class Rig:
             return not (stats.waiting or stats.running or stats.finishing or stats.lanes)
 
         await asyncio.to_thread(self.pause)  # after which the runner has seen all that it was told
-        stats = await self.until(is_over)
-        await asyncio.to_thread(self.replica._runner._lanes._asking.submit(lambda: None).result)
+        await self.until(is_over)
+        await self.answered()
         await asyncio.to_thread(self.drain_records)
         await asyncio.to_thread(self.pause)  # after which it has done what was left of its turn, too
-        return stats
+        return await self.replica.stats()
+
+    async def answered(self) -> None:
+        """Until the store has answered all that the runner has asked it so far."""
+        await asyncio.to_thread(self.replica._runner._lanes._asking.submit(lambda: None).result)
 
     def pause(self) -> None:
         """Until the runner's thread has come to its mailbox."""

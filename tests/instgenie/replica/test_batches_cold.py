@@ -39,7 +39,12 @@ def is_dense(outcome: EditOutcome, checkpoint: Checkpoint, rider: Rider = RIDER)
 async def test_edits_of_one_template_share_one_lane(builtin_kind: Checkpoint, kept_bytes: int | None) -> None:
     batch = [Rider(seed=seed, prompt=f"apple {seed}", strength=strength) for seed, strength in enumerate((1, 1, 0.5))]
     async with a_rig(builtin_kind, kept_bytes=kept_bytes) as rig:
-        outcomes = await asyncio.gather(*(rig.edit(rider) for rider in batch))
+        gate = rig.hold_at(0)
+        edits = [rig.edit(rider) for rider in batch]
+        await gate.reached()
+        await rig.submitted(3)  # all come before anything is recorded
+        gate.open()
+        outcomes = await asyncio.gather(*edits)
         await rig.settled()
         assert rig.store.puts == EACH_STEP_ONCE
         assert rig.recorded == STEPS
@@ -204,7 +209,7 @@ async def test_edit_waits_for_a_lane_whose_steps_are_not_all_kept(builtin_kind: 
 
 async def test_edit_joins_the_warm_up_of_its_template(builtin_kind: Checkpoint) -> None:
     """A lane step at a time, so that the edit finds it begun. One that needs the records does not wait for them."""
-    steps = 60  # so that the store has answered before the lane is done
+    steps = 60
     rider = Rider(steps=steps)
     async with a_rig(builtin_kind, limits=BatchLimits(rows=1)) as rig:
         gate = rig.hold_at(1)
@@ -212,7 +217,11 @@ async def test_edit_joins_the_warm_up_of_its_template(builtin_kind: Checkpoint) 
         await gate.reached()
         only, edit = rig.edit(rider, cache="only"), rig.edit(rider)
         await rig.submitted(2)
+        both_encoded = rig.hold_at(20)
         gate.open()
+        await both_encoded.reached()
+        await rig.answered()  # before the lane is done
+        both_encoded.open()
         outcome = await edit
         assert [report.outcome for report in await warming] == ["cold"]
         with pytest.raises(TemplateNotCachedError):
@@ -221,6 +230,40 @@ async def test_edit_joins_the_warm_up_of_its_template(builtin_kind: Checkpoint) 
         assert (outcome.timings.cache, outcome.timings.dense_steps) == ("cold", 0)
         assert is_as_alone(outcome, builtin_kind, rider)
         assert [report.outcome for report in await rig.warm(steps=steps)] == ["hit"]
+
+
+@pytest.mark.parametrize("taken", [1, STEPS - 2])
+async def test_warm_up_that_nobody_wants_any_more_leaves_nothing(builtin_kind: Checkpoint, taken: int) -> None:
+    """However much of it is done: nobody is told of what is recorded from then on, and nobody could have it dropped."""
+    async with a_rig(builtin_kind, limits=BatchLimits(rows=1)) as rig:
+        gate = rig.hold_at(taken)
+        warming = asyncio.create_task(rig.warm())
+        await gate.reached()
+        warming.cancel()
+        await asyncio.wait({warming})
+        gate.open()
+        await rig.settled()
+        assert rig.store.is_idle
+        assert rig.store.stats().templates == 0
+
+
+async def test_warm_up_that_nobody_wants_any_more_goes_on_for_an_edit(builtin_kind: Checkpoint) -> None:
+    steps = 60
+    async with a_rig(builtin_kind, limits=BatchLimits(rows=1)) as rig:
+        gate = rig.hold_at(1)
+        warming = asyncio.create_task(rig.warm(steps=steps))
+        await gate.reached()
+        joined = asyncio.Event()
+        edit = rig.edit(Rider(steps=steps), lambda _: joined.set())
+        await rig.submitted(1)
+        gate.open()
+        await joined.wait()
+        warming.cancel()
+        await asyncio.wait({warming})
+        assert (await edit).timings.cache == "cold"
+        await rig.settled()
+        assert rig.store.stats().templates == 1
+        assert rig.recorded == steps
 
 
 async def test_warm_up_packs_steps_while_nothing_else_runs(builtin_kind: Checkpoint) -> None:

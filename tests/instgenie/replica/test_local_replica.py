@@ -103,62 +103,70 @@ async def test_what_is_held_of_a_template(replica: LocalReplica) -> None:
     assert await replica.held([key]) == {key: HeldTemplate(None, 0)}
 
 
-async def test_edits_go_between_the_windows_of_a_template(replica: LocalReplica) -> None:
+async def test_edits_go_between_the_windows_of_a_template(builtin_kind: Checkpoint) -> None:
     """An edit that comes while a large template is recorded waits for one window, not for all of them."""
-    ended: list[str] = []
-    edits: list[asyncio.Task[Any]] = []
+    async with a_rig(builtin_kind) as rig:
+        ended: list[str] = []
+        edits: list[asyncio.Task[Any]] = []
 
-    async def edit() -> None:
-        await replica.edit(an_order(), lambda _: None)
-        ended.append("edit")
+        def report(window: WarmReport) -> None:
+            assert window.windows > 10
+            ended.append("window")
+            if window.number == 1:
+                edits.append(rig.edit(Rider()))
+                edits[0].add_done_callback(lambda _: ended.append("edit"))
 
-    def report(window: WarmReport) -> None:
-        assert window.windows > 10
-        ended.append("window")
-        if window.number == 1:
-            edits.append(asyncio.create_task(edit()))
-
-    await replica.warm(WarmOrder(id="warm", picture=pixels_of(random_picture(400, 300))), report)
-    await edits[0]
-    assert ended[-1] == "window"
+        gate = rig.hold_at(1)  # at the second window
+        order = WarmOrder(id="warm", picture=pixels_of(random_picture(400, 300)))
+        warming = asyncio.create_task(rig.replica.warm(order, report))
+        await gate.reached()
+        await rig.submitted(1)
+        gate.open()
+        await warming
+        assert (await edits[0]).timings.steps == 4
+        assert ended[-1] == "window"
 
 
 async def test_larger_priorities_go_first(builtin_kind: Checkpoint) -> None:
     async with a_rig(builtin_kind, limits=BatchLimits(edits=1, encode_ahead=1)) as rig:
-        ended: list[int] = []
+        begun: list[int] = []
 
-        async def edit(priority: int) -> None:
-            await rig.edit(Rider(), priority=priority)
-            ended.append(priority)
+        def edit(priority: int) -> asyncio.Task[Any]:
+            def report(now: StepReport) -> None:
+                if now.step == 1:
+                    begun.append(priority)
+
+            return rig.edit(Rider(), report, priority=priority)
 
         gate = rig.hold_at(0)
         running = rig.edit(Rider(seed=1))
         await gate.reached()
-        waiting = [asyncio.create_task(edit(priority)) for priority in (0, -1, 1, 2)]
+        waiting = [edit(priority) for priority in (0, -1, 1, 2)]
         await rig.submitted(5)  # all come while it runs
         gate.open()
         await asyncio.gather(running, *waiting)
-        assert ended == [2, 1, 0, -1]
+        assert begun == [2, 1, 0, -1]
 
 
-async def test_an_edit_whose_caller_leaves_holds_no_picture_while_it_is_queued(replica: LocalReplica) -> None:
-    begun = asyncio.Event()
-    running = asyncio.create_task(replica.edit(an_order(steps=200), lambda _: begun.set()))
-    await begun.wait()
+async def test_an_edit_whose_caller_leaves_holds_no_picture_while_it_is_queued(builtin_kind: Checkpoint) -> None:
+    async with a_rig(builtin_kind) as rig:
+        gate = rig.hold_at(0)
+        running = rig.edit(Rider())
+        await gate.reached()
 
-    def report(_: StepReport) -> None: ...
+        def report(_: StepReport) -> None: ...
 
-    left = weakref.ref(report)  # what is queued holds it as it does the picture
-    asked = asyncio.create_task(replica.edit(an_order(), report))
-    await asyncio.sleep(0)
-    asked.cancel()
-    await asyncio.wait({asked})
-    del report, asked
-    gc.collect()
-    assert not running.done()
-    assert left() is None
-    running.cancel()
-    await asyncio.wait({running})
+        left = weakref.ref(report)  # what is queued holds it as it does the picture
+        asked = rig.edit(Rider(), report)
+        await rig.submitted(2)
+        asked.cancel()
+        await asyncio.wait({asked})
+        del report, asked
+        gc.collect()
+        assert not running.done()
+        assert left() is None
+        gate.open()
+        await running
 
 
 async def test_records_serve_their_own_namespace_only(replica: LocalReplica) -> None:

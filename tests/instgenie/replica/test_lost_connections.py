@@ -205,8 +205,24 @@ async def test_replica_that_does_not_come_back(relay: Relay, scripted: ScriptedR
     await remote.close()
 
 
+async def test_attempt_that_is_cut_short_is_not_what_is_told(relay: Relay, scripted: ScriptedReplica) -> None:
+    remote = await RemoteReplica.connect(
+        relay.address, settings=RemoteSettings(reconnect_seconds=1.0, retry_max_seconds=0.05)
+    )
+    edit = asyncio.create_task(remote.edit(an_order(), ignore))
+    await scripted.begun("edit")
+    target, relay.target = relay.target, None
+    relay.cut()
+    await until(lambda: relay.connections >= 3)  # so that an attempt has failed
+    relay.target = target
+    relay.flowing.clear()  # the next ones last as long as they may
+    with pytest.raises(ReplicaError, match=r"in 1 s: no connection to the replica"):
+        await edit
+    await remote.close()
+
+
 async def test_replica_that_says_nothing_is_taken_for_lost(relay: Relay, scripted: ScriptedReplica) -> None:
-    patience = RemoteSettings(reconnect_seconds=0.1, ping_seconds=0.01, silence_seconds=0.05, connect_seconds=0.1)
+    patience = RemoteSettings(reconnect_seconds=0.1, ping_seconds=0.01, silence_seconds=0.05)
     remote = await RemoteReplica.connect(relay.address, settings=patience)
     edit = asyncio.create_task(remote.edit(an_order(), ignore))
     await scripted.begun("edit")
@@ -217,11 +233,11 @@ async def test_replica_that_says_nothing_is_taken_for_lost(relay: Relay, scripte
 
 
 async def test_pings_keep_a_quiet_connection(relay: Relay, scripted: ScriptedReplica) -> None:
-    patience = RemoteSettings(ping_seconds=0.01, silence_seconds=0.5)
+    patience = RemoteSettings(ping_seconds=0.01, silence_seconds=2.0)
     remote = await RemoteReplica.connect(relay.address, settings=patience)
     edit = asyncio.create_task(remote.edit(an_order(), ignore))
     begun = await scripted.begun("edit")
-    await asyncio.sleep(0.8)  # longer than silence would last
+    await asyncio.sleep(3.0)  # longer than silence would last
     begun.end.set_result(OUTCOME)
     assert await edit == OUTCOME
     assert relay.connections == 1

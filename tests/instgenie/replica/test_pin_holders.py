@@ -20,6 +20,13 @@ def test_keys_that_nobody_pinned_may_be_unpinned() -> None:
     assert PinHolders().unpin("ann", ["x"]) == {"x"}
 
 
+def test_what_is_pinned_again_adds_nothing() -> None:
+    holders = PinHolders()
+    holders.pin("ann", ["x", "y"])
+    assert holders.more("ann", ["y", "z", "z"]) == 1
+    assert holders.more("bob", ["y", "z"]) == 2
+
+
 def test_forgotten_keys_are_nobodys() -> None:
     holders = PinHolders()
     holders.pin("ann", ["x", "y"])

@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from instgenie.errors import (
     PictureError,
     ReplicaError,
     TemplateNotCachedError,
+    TooManyPinsError,
     TooManyPixelsError,
 )
 from instgenie.model_settings import MAX_DRAWS, MAX_DRAWS_BYTES
@@ -27,6 +29,7 @@ from instgenie.orders import HeldTemplate, Output, Pixels, ReplicaStats, StepRep
 from instgenie.replica.messages import MAX_BOXES, MAX_KEYS, PROTOCOL_VERSION
 from instgenie.replica.remote_replica import RemoteReplica
 from instgenie.replica.service import ReplicaService
+from instgenie.replica.service_limits import ServiceLimits
 from instgenie_cache.errors import ProtocolError
 from instgenie_cache.wire.address import Address
 from instgenie_cache.wire.error_frames import error_fields
@@ -40,6 +43,7 @@ from tests.instgenie.replica.scripted_replica import (
     ScriptedReplica,
     a_warm_order,
     an_order,
+    until,
 )
 
 pytestmark = pytest.mark.asyncio
@@ -90,6 +94,7 @@ async def test_warm(remote: RemoteReplica, scripted: ScriptedReplica, boxes: Any
         ParameterError("steps", "0 is not in 1..1000"),
         TemplateNotCachedError("no records"),
         DeadlineError("too late"),
+        TooManyPinsError("2 are pinned, 2 may be"),
         ReplicaError("it broke"),
     ],
 )
@@ -125,8 +130,8 @@ async def test_questions_about_templates(remote: RemoteReplica, scripted: Script
 async def test_questions_are_asked_in_the_order_of_the_calls(remote: RemoteReplica, scripted: ScriptedReplica) -> None:
     many = [f"{n:032x}" for n in range(20_000)]
     await asyncio.gather(remote.pin(many), remote.held(["x"]), remote.unpin(many), remote.forget(["x"]))
-    assert [what for what, _ in scripted.asked] == ["pin", "held", "unpin", "forget"]
-    assert scripted.asked[0][1] == many
+    assert [what for what, _ in scripted.asked] == ["pin", "pin", "held", "unpin", "unpin", "forget"]  # in parts
+    assert [key for _, some in scripted.asked[:2] for key in some] == many
 
 
 async def test_a_model_may_list_as_much_as_its_settings_take(
@@ -235,9 +240,42 @@ async def test_what_cannot_be_sent_is_the_callers_fault(remote: RemoteReplica, o
     assert (await remote.stats()).running == 2
 
 
-async def test_too_many_keys(remote: RemoteReplica) -> None:
-    with pytest.raises(ReplicaError, match="keys at a time"):
-        await remote.held(map(str, range(MAX_KEYS + 1)))
+async def test_more_keys_than_a_question_may_have(remote: RemoteReplica, scripted: ScriptedReplica) -> None:
+    """20,000 templates of a server have many windows each."""
+    keys = [*map(str, range(MAX_KEYS + 1)), "0"]
+    held = await remote.held(keys)
+    assert {key: one.num_bytes for key, one in held.items()} == {key: len(key) for key in keys}
+    pinned = keys[: ServiceLimits().pins]
+    for _ in range(2):
+        assert await remote.pin(pinned) == len(pinned)
+    with pytest.raises(TooManyPinsError, match=f"{len(pinned)} templates are pinned, {len(pinned)} may be"):
+        await remote.pin(keys)
+    await remote.unpin(keys)
+    await remote.forget(keys)
+    for what in ("held", "unpin", "forget"):
+        assert {key for op, some in scripted.asked if op == what for key in some} == set(keys)
+
+
+async def test_more_keys_than_a_message_has_are_asked_about_though_nobody_waits(
+    remote: RemoteReplica, scripted: ScriptedReplica
+) -> None:
+    """Who is late pins nevertheless."""
+    keys = {str(number) for number in range(MAX_KEYS)}
+    asked, go = asyncio.Event(), asyncio.Event()
+    pin = scripted.pin
+
+    async def slow(some: Iterable[str]) -> int:
+        asked.set()
+        await go.wait()
+        return await pin(some)
+
+    scripted.pin = slow  # type: ignore[method-assign, assignment]
+    pinning = asyncio.create_task(remote.pin(keys))
+    await asked.wait()
+    pinning.cancel()
+    await asyncio.wait({pinning})
+    go.set()
+    await until(lambda: {key for what, some in scripted.asked if what == "pin" for key in some} == keys)
 
 
 async def test_id_that_is_too_long_is_told(remote: RemoteReplica) -> None:

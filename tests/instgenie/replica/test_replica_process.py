@@ -111,7 +111,7 @@ from tests.instgenie.replica.scripted_replica import an_order, until
 
 async def main():
     remote = await RemoteReplica.connect(sys.argv[1])
-    await remote.edit(an_order("short", steps=20), lambda step: print(step.step, flush=True))
+    await remote.edit(an_order("short", steps=200), lambda step: print(step.step, flush=True))
 
 asyncio.run(main())
 """
@@ -139,7 +139,7 @@ async def test_front_end_is_killed_and_a_new_one_fetches_the_result(process: Rep
     if ends == "is told to end":  # it waits for whoever comes
         process.signal(signal.SIGTERM)
     remote = await RemoteReplica.connect(process.address)
-    outcome = await remote.edit(an_order("short", steps=20), ignore)
+    outcome = await remote.edit(an_order("short", steps=200), ignore)
     assert (outcome.image, outcome.width) == (PICTURE, 1)
     await remote.close()
     if ends == "is told to end":

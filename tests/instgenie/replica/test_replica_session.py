@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from instgenie_cache.wire.frames import PREFIX_BYTES, decode_header, decode_pref
 from instgenie_cache.wire.handshake import greet, say_hello
 from instgenie_cache.wire.messages import PROTOCOL_VERSION as CACHE_VERSION
 from instgenie_cache.wire.messages import Hello as CacheHello
-from tests.instgenie.replica.scripted_replica import OUTCOME, ScriptedReplica, an_order, until
+from tests.instgenie.replica.scripted_replica import OUTCOME, WINDOW, ScriptedReplica, a_warm_order, an_order, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -266,6 +267,42 @@ async def test_front_end_that_does_not_read_is_told_that_the_replica_drains(addr
             notices += frame[0].get("notice") == "draining"
         begun.end.set_result(OUTCOME)
         await draining
+
+
+async def test_windows_are_told_however_much_waits_to_be_read(address: Address) -> None:
+    """Steps may be left out, these may not: templates would never be warm."""
+    async with serving(address) as (service, scripted), raw(service) as front_end:
+        for number, body in enumerate((encode_order(an_order()), encode_order(a_warm_order())), 2):
+            await front_end.send({"id": number, **body.fields}, b"".join(body.payload))
+        edit, warm = await scripted.begun("edit"), await scripted.begun("warm")
+        for step in range(1, 4):
+            edit.step(step, bytes(6 << 20))
+        for window in range(1, 4):
+            warm.report(replace(WINDOW, number=window, windows=3))
+        warm.end.set_result(None)
+        steps, windows = [], []
+        while True:
+            frame = await front_end.receive()
+            assert frame is not None
+            match frame[0]:
+                case {"event": "step", "step": step}:
+                    steps.append(step)
+                case {"event": "window", "number": number}:
+                    windows.append(number)
+                case {"end": "warm"}:
+                    break
+        assert (steps, windows) == ([1, 2], [1, 2, 3])
+        edit.end.set_result(OUTCOME)
+
+
+async def test_who_reads_no_windows_is_cut_off(address: Address) -> None:
+    async with serving(address, unread_seconds=0.1) as (service, scripted), raw(service) as front_end:
+        body = encode_order(a_warm_order(max_windows=10_000))
+        await front_end.send({"id": 2, **body.fields}, b"".join(body.payload))
+        warm = await scripted.begun("warm")
+        for window in range(1, 10_001):
+            warm.report(replace(WINDOW, number=window, windows=10_000, key="k" * 200))
+        await until(lambda: not service.connections)
 
 
 async def test_who_does_not_read_answers_is_not_read_from(address: Address) -> None:

@@ -126,6 +126,18 @@ def test_here_and_by_a_server(
     assert_alike(outs[1].read_bytes(), outs[0].read_bytes())
 
 
+def test_it_tells_what_it_chose_where_recording_does_not_pay(
+    run: Run, measured_model: Path, image_path: Path, mask_path: Path, tmp_path: Path
+) -> None:
+    """All tokens, since records would come too late for one edit; steps are extrapolated all the same."""
+    asked = ("edit", image_path, "--mask", mask_path, "--prompt", "x", "--timings", "--fidelity", "auto:20")
+    result = run(*asked, "-o", tmp_path / "out.png", "--model", measured_model, "--cache-dir", tmp_path / "records")
+    report = json.loads(result.stdout)
+    assert (report["cache"], report["extrapolated_steps"] > 0) == ("off", True)
+    assert report["fidelity"] == {"dense": False, "halo": 0, "refreshes": 0, "step_cache": 2}
+    assert result.stderr.rstrip().endswith("--fidelity chose halo 0, refreshes 0, step-cache 2")
+
+
 def test_without_it_nothing_is_told(edit: Run, image_path: Path, mask_path: Path, tmp_path: Path) -> None:
     result = edit(image_path, "--mask", mask_path, "-o", tmp_path / "out.png", "--timings", "--cache", "off")
     assert "fidelity" not in json.loads(result.stdout)

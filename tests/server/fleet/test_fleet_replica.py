@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import pytest
 
@@ -144,6 +145,7 @@ async def test_an_edit_of_a_template_that_was_recorded_beforehand_finds_it_warm(
         warm.report(WarmReport(1, 1, (0, 0, 64, 64), "key", 100, "cold"))
         warm.succeed()
         await warming
+        await until(lambda: not any(task.get_name() == "name of a window of t" for task in asyncio.all_tasks()))
         editing = fleet.edit("a")
         (await fleet.begun("a"))[1].succeed()
         await editing
@@ -281,6 +283,55 @@ async def test_what_is_forgotten_while_a_member_is_away_is_forgotten_there_befor
         assert fleet[1].link.forgotten == ["k"]
         await fleet[2].run()
         assert fleet[2].link.forgotten == ["k"]
+
+
+async def test_what_is_forgotten_while_nobody_is_there_is_forgotten_by_those_that_return() -> None:
+    async with crew(2) as fleet:
+        for name in (1, 2):
+            await fleet[name].kill()
+        await fleet.fleet.forget(["k"])
+        for name in (1, 2):
+            await fleet[name].run()
+            assert fleet[name].link.forgotten == ["k"]
+
+
+async def test_one_that_goes_before_it_has_forgotten_does_when_it_is_back_but_for_what_is_there_again() -> None:
+    async with crew(2) as fleet:
+        asked = asyncio.Event()
+        link = fleet[2].link
+
+        async def hang(_: Iterable[str]) -> None:
+            asked.set()
+            await link.is_closed.wait()
+            raise ReplicaError("the replica is gone")
+
+        link.forget = hang  # type: ignore[method-assign, assignment]
+        forgetting = asyncio.create_task(fleet.fleet.forget(["k", "l"]))
+        await asked.wait()
+        fleet[1].link.records["k"] = HeldTemplate(100, 0)
+        pinning = asyncio.create_task(fleet.fleet.pin(["k"]))
+        await until(lambda: "k" in fleet[1].link.pinned)
+        await fleet[2].kill()
+        await asyncio.gather(forgetting, pinning)
+        await fleet[2].run()
+        assert fleet[2].link.forgotten == ["l"]
+
+
+@pytest.mark.parametrize("is_pinned", [True, False])
+async def test_what_is_there_again_is_not_forgotten_by_one_that_returns(is_pinned: bool) -> None:
+    async with crew(2) as fleet:
+        await fleet[2].kill()
+        await fleet.fleet.forget(["k", "l"])
+        if is_pinned:
+            await fleet.fleet.pin(["k"])
+        else:
+            warming = asyncio.create_task(fleet.fleet.warm(WarmOrder(id="t", picture=order("a").picture), print))
+            warm = await fleet[1].link.warms.get()
+            warm.window(1, 1, "k")
+            warm.succeed()
+            await warming
+        await fleet[2].run()
+        assert fleet[2].link.forgotten == ["l"]
 
 
 async def test_an_edit_that_is_cut_off_by_a_renewal_goes_elsewhere_and_loses_no_attempt() -> None:

@@ -41,6 +41,8 @@ class FlakyStore(JobStore):
     Attributes:
         failures: how many of the next claims and ends come to nothing.
         after: how many of the next ends seem to, but have taken effect.
+        is_full: whether additions come to nothing.
+        overlooked: how many of the next looks for an earlier job come before it is there.
         bugs: how many of the next claims raise what nobody foresaw.
         gate: where claims wait.
         exit: where additions and ends wait when they have been made.
@@ -48,15 +50,25 @@ class FlakyStore(JobStore):
 
     failures = 0
     after = 0
+    is_full = False
+    overlooked = 0
     bugs = 0
     gate: Gate | None = None
     exit: Gate | None = None
 
     async def add(self, job: Job) -> Job:
+        if self.is_full:
+            raise JobStoreError("the disk is full")
         stored = await super().add(job)
         if self.exit is not None:
             await self.exit.wait()
         return stored
+
+    async def earlier(self, job: Job) -> Job | None:
+        if self.overlooked > 0:
+            self.overlooked -= 1
+            return None
+        return await super().earlier(job)
 
     async def claim(self, job_id: str, now: float) -> Job | None:
         if self.gate is not None:

@@ -61,7 +61,7 @@ class Client:
             lines = iter(server.stdout.readline, "")
             try:
                 if next(lines, "") == "ready\n":
-                    self._ask(server.stdin.write, server.stdin.flush)
+                    self._ask(server)
                     while not is_through():
                         line = next(lines, "")
                         if not line:
@@ -72,19 +72,21 @@ class Client:
                 time.sleep(delay_ms / 1000)  # not to wait for anything: the moment is to be a random one
             finally:
                 server.kill()
+                with contextlib.suppress(BrokenPipeError):  # of what it has not read
+                    server.stdin.close()
             for line in lines:  # what was under way when it died
                 if line.endswith("\n"):
                     self._learn(line)
             assert server.wait(10) == -9
 
-    def _ask(self, write: Callable[[str], int], flush: Callable[[], None]) -> None:
-        for key, seed in self.seeds.items():
-            if key not in self.ids:
-                write(f"submit {key} {seed}\n")
-        for job_id in self.ids.values():
-            if job_id not in self.ends:
-                write(f"watch {job_id} {self.last_seen.get(job_id, 0)}\n")
-        flush()
+    def _ask(self, server: subprocess.Popen[str]) -> None:
+        submits = [f"submit {key} {seed}\n" for key, seed in self.seeds.items() if key not in self.ids]
+        watches = [
+            f"watch {job_id} {self.last_seen.get(job_id, 0)}\n"
+            for job_id in self.ids.values()
+            if job_id not in self.ends
+        ]
+        self._say(server, "".join(submits + watches))
 
     def _say(self, server: subprocess.Popen[str], line: str) -> None:
         assert server.stdin is not None

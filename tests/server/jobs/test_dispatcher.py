@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from instgenie.errors import DeadlineError, MaskError, ReplicaAwayError, ReplicaError, ReplicaLostError
 from instgenie.orders import EditOrder, EditOutcome, StepReport
+from instgenie_server.api_error import invalid
 from instgenie_server.jobs.dispatcher import DispatcherSettings, ReadPicture
 from instgenie_server.jobs.errors import JobStoreError
 from instgenie_server.jobs.event_log import EventKind
@@ -38,9 +39,14 @@ async def bench(tmp_path: Path, replica: ManualReplica) -> AsyncIterator[Bench]:
 
 async def started(replica: ManualReplica, job: Job) -> RunningEdit:
     """The next edit that starts, which is the job's."""
-    edit = await replica.started.get()
-    assert edit.order.id == job.id
-    return edit
+    return (await all_started(replica, [job]))[0]
+
+
+async def all_started(replica: ManualReplica, jobs: Sequence[Job]) -> list[RunningEdit]:
+    """The next edits that start, which are the jobs': in their order, whoever's files were read first."""
+    edits = {edit.order.id: edit for edit in [await replica.started.get() for _ in jobs]}
+    assert edits.keys() == {job.id for job in jobs}
+    return [edits[job.id] for job in jobs]
 
 
 async def test_a_job_from_its_order_to_its_result(bench: Bench, replica: ManualReplica) -> None:
@@ -82,7 +88,7 @@ async def test_one_at_a_time_in_their_order(bench: Bench, replica: ManualReplica
 async def test_concurrency(tmp_path: Path, replica: ManualReplica) -> None:
     async with a_bench(tmp_path, replica, dataclasses.replace(SETTINGS, concurrency=2)) as bench:
         jobs = [await bench.submit() for _ in range(3)]
-        edits = [await started(replica, job) for job in jobs[:2]]
+        edits = await all_started(replica, jobs[:2])
         assert [bench.dispatcher.position(job.id) for job in jobs] == [0, 0, 1]
         edits[1].succeed()
         await bench.end(jobs[1])
@@ -214,7 +220,7 @@ async def test_deadline_while_it_waits(bench: Bench, replica: ManualReplica) -> 
 
 
 async def test_deadline_while_it_runs(bench: Bench, replica: ManualReplica) -> None:
-    job = await bench.submit(deadline_at=5001.0)
+    job = await bench.submit(deadline_at=5004.0)  # enough to begin it
     edit = await started(replica, job)
     ended = await bench.end(job)
     assert (ended.state, ended.attempts) == (JobState.EXPIRED, 1)
@@ -243,7 +249,7 @@ async def test_jobs_stay_in_the_queue_while_they_are_held_up(tmp_path: Path, rep
     settings = dataclasses.replace(SETTINGS, concurrency=8, retry_seconds=1000)
     async with a_bench(tmp_path, replica, settings) as bench:
         jobs = [await bench.submit() for _ in range(8)]
-        edits = [await started(replica, job) for job in jobs]
+        edits = await all_started(replica, jobs)
         bench.jobs.hold_up(held_up=True)
         for edit in edits:
             edit.fail(ReplicaLostError("it was killed"))
@@ -256,9 +262,8 @@ async def test_jobs_stay_in_the_queue_while_they_are_held_up(tmp_path: Path, rep
         assert [bench.dispatcher.position(job.id) for job in jobs] == list(range(1, 9))
         assert replica.started.empty()
         bench.jobs.hold_up(held_up=False)
-        again = {edit.order.id: edit for edit in [await replica.started.get() for _ in jobs]}  # their files were read
-        for job in jobs:
-            again[job.id].succeed()
+        for job, edit in zip(jobs, await all_started(replica, jobs), strict=True):
+            edit.succeed()
             ended = await bench.end(job)
             assert (ended.state, ended.attempts) == (JobState.DONE, 2)
         (await started(replica, late)).succeed()
@@ -312,7 +317,7 @@ async def test_stop_puts_back_all_that_take_too_long(tmp_path: Path, replica: Ma
     settings = dataclasses.replace(SETTINGS, concurrency=4, grace_seconds=0)
     async with a_bench(tmp_path, replica, settings) as bench:
         jobs = [await bench.submit() for _ in range(6)]
-        edits = [await started(replica, job) for job in jobs[:4]]
+        edits = await all_started(replica, jobs[:4])
         await bench.dispatcher.stop()
         assert all(edit.stopped.is_set() for edit in edits)
         stored = [await bench.store.get(job.id) for job in jobs]
@@ -388,6 +393,28 @@ async def test_order_that_cannot_be_made(tmp_path: Path, replica: ManualReplica)
         assert failed.detail["message"] == "the edit failed 3 times, at last with: KeyError"
         (await started(replica, other)).succeed()
         await bench.end(other)
+
+
+async def test_uploads_that_decode_too_slowly_are_tried_again(tmp_path: Path, replica: ManualReplica) -> None:
+    """They were decoded in time when they were accepted, so that they are not at fault."""
+    slow = [MAX_ATTEMPTS - 1, MAX_ATTEMPTS]  # so often, of each job
+
+    @contextlib.asynccontextmanager
+    async def on_a_busy_machine(job: Job, read: ReadPicture) -> AsyncIterator[EditOrder]:
+        number = job.params["seed"]
+        if slow[number]:
+            slow[number] -= 1
+            raise invalid("image: decoding takes longer than 20 seconds", "image", "decoding_too_slow")
+        async with make_order(job, read) as order:
+            yield order
+
+    async with a_bench(tmp_path, replica, make_order=on_a_busy_machine) as bench:
+        jobs = [await bench.submit(params={"prompt": "a pear", "seed": number}) for number in range(2)]
+        (await started(replica, jobs[0])).succeed()
+        done, failed = [await bench.end(job) for job in jobs]
+        assert (done.state, done.attempts) == (JobState.DONE, MAX_ATTEMPTS)
+        assert (failed.state, failed.attempts, failed.detail["code"]) == (JobState.FAILED, MAX_ATTEMPTS, "edit_failed")
+        assert "decoding takes longer" in failed.detail["message"]
 
 
 async def test_done_implies_a_readable_result(tmp_path: Path) -> None:

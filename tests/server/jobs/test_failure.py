@@ -33,6 +33,7 @@ def test_what_lasts(error: Exception, code: str, param: str | None, message: str
         JobStoreError("full"),
         unavailable("no decoder"),
         busy("later", 1.0),
+        invalid("image: decoding takes longer than 20 seconds", "image", "decoding_too_slow"),
         ValueError("?"),
         MemoryError(),
     ],
@@ -44,6 +45,8 @@ def test_what_another_attempt_may_get_through(error: Exception) -> None:
 def test_last_words() -> None:
     detail = exhausted(ReplicaError("the device is gone"))
     assert detail["message"] == "the edit failed 3 times, at last with: the device is gone"
+    detail = exhausted(invalid("image: decoding takes longer than 20 seconds", "image", "decoding_too_slow"))
+    assert detail["message"] == "the edit failed 3 times, at last with: image: decoding takes longer than 20 seconds"
     detail = exhausted(KeyError("/secret/path"))
     assert detail == {
         "message": "the edit failed 3 times, at last with: KeyError",

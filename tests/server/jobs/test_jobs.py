@@ -103,6 +103,37 @@ async def test_repeated_submission_is_accepted_once(jobs: Jobs, replica: ManualR
     assert replica.count == 1
 
 
+async def test_a_known_key_writes_nothing(tmp_path: Path) -> None:
+    async with a_bench(tmp_path, ManualReplica()) as bench:
+        first = await bench.submit(idempotency_key="k", request_digest="d")
+        kept = await bench.files.list()
+        bench.files.failures = 1  # of the next write
+        with pytest.raises(IdempotencyConflictError):
+            await bench.jobs.submit(a_job(idempotency_key="k", request_digest="other"), b"another image", None)
+        assert (await bench.submit(idempotency_key="k", request_digest="d")).id == first.id
+        assert await bench.files.list() == kept
+        assert bench.files.failures == 1
+
+
+async def test_who_loses_the_race_for_a_key_leaves_no_files(tmp_path: Path) -> None:
+    async with a_bench(tmp_path, ManualReplica()) as bench:
+        await bench.submit(idempotency_key="k", request_digest="d")
+        kept = set(await bench.files.list())
+        for image, mask in ((b"another image", b"another mask"), (b"an image", b"another mask"), (b"another", None)):
+            bench.store.overlooked = 1
+            with pytest.raises(IdempotencyConflictError):
+                await bench.jobs.submit(a_job(idempotency_key="k", request_digest="other"), image, mask)
+            assert set(await bench.files.list()) == kept
+
+
+async def test_what_is_not_stored_leaves_no_files(tmp_path: Path) -> None:
+    async with a_bench(tmp_path, ManualReplica()) as bench:
+        bench.store.is_full = True
+        with pytest.raises(JobStoreError):
+            await bench.submit()
+        assert await bench.files.list() == {}
+
+
 async def test_submission_is_carried_through_though_the_client_leaves(tmp_path: Path) -> None:
     """A job that is stored must not be left behind without its turn."""
     replica = ManualReplica()

@@ -18,8 +18,8 @@ async def write(files: PictureFiles, data: bytes) -> str:
 
 
 async def sweep(files: PictureFiles, *digests: str) -> int:
-    files.condemn(digests)
-    return await files.delete(digests)
+    with files.condemn(digests) as condemned:
+        return await condemned.delete(digests)
 
 
 async def test_write_read_list(files: PictureFiles) -> None:
@@ -48,8 +48,8 @@ async def test_rotten_file_is_dropped(files: PictureFiles, tmp_path: Path) -> No
 
 async def test_condemned_files_go(files: PictureFiles) -> None:
     kept, gone = await write(files, b"kept"), await write(files, b"gone")
-    assert await files.delete([kept]) == 0  # not condemned
-    assert await sweep(files, gone) == 1
+    with files.condemn([gone]) as condemned:
+        assert await condemned.delete([kept, gone]) == 1
     assert set(await files.list()) == {kept}
     assert await sweep(files, gone) == 0
 
@@ -70,10 +70,20 @@ async def test_held_files_stay(files: PictureFiles) -> None:
 
 async def test_condemned_file_that_is_written_again_stays(files: PictureFiles) -> None:
     digest = await write(files, b"a picture")
-    files.condemn([digest])
-    await write(files, b"a picture")
-    assert await files.delete([digest]) == 0
+    with files.condemn([digest]) as condemned:
+        await write(files, b"a picture")
+        assert await condemned.delete([digest]) == 0
     assert await files.read(digest) == b"a picture"
+
+
+async def test_file_that_was_written_again_stays_though_others_condemn_it_since(files: PictureFiles) -> None:
+    """Who refers to it was asked before: a job may since."""
+    digest = await write(files, b"a picture")
+    with files.condemn([digest]) as first:
+        await write(files, b"a picture")
+        with files.condemn([digest]) as second:
+            assert await first.delete([digest]) == 0
+            assert await second.delete([digest]) == 1
 
 
 async def test_writing_and_sweeping_at_the_same_time(files: PictureFiles) -> None:

@@ -85,6 +85,7 @@ class FakeHost:
         self.drains = False  # they do already when they are connected
         self.given_up: list[Life] = []
         self.model, self.costs = MODEL, COSTS  # of its next replicas
+        self.records: dict[str, HeldTemplate] | None = None  # of a cache that outlives them
 
     async def ready(self) -> Life:
         return await self.lives.get()
@@ -95,6 +96,8 @@ class FakeHost:
             raise ReplicaError("nobody listens")
         link = FakeLink(self.model, self.costs)
         link.hangs = self.hangs
+        if self.records is not None:
+            link.records = self.records
         if self.drains:
             link.leaving.set()
         self.links.append(link)

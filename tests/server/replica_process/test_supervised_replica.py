@@ -233,6 +233,40 @@ async def test_what_is_unpinned_while_pins_are_made_again(host: FakeHost, replic
     assert host.links[1].pinned == {"b"}
 
 
+async def test_what_is_dropped_while_pins_are_made_again(host: FakeHost, replica: SupervisedReplica) -> None:
+    """It is not there for edits yet, and has dropped already what was dropped before."""
+    life = host.run()
+    await replica.start()
+    await replica.pin(["a", "b"])
+    host.end(life)
+    await absence(replica)
+    replica.forget_later(["c"])
+    host.run()
+    while not (len(host.links) == 2 and host.links[1].forgotten):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert not replica.presence.is_there
+    replica.forget_later(["a"])
+    await replica.presence.wait()
+    assert host.links[1].forgotten == ["c", "a"]
+    assert host.links[1].pinned == {"b"}
+
+
+async def test_what_is_pinned_is_not_dropped_any_more(host: FakeHost, replica: SupervisedReplica) -> None:
+    life = host.run()
+    await replica.start()
+    host.end(life)
+    await absence(replica)
+    replica.forget_later(["a", "b", "c", "d"])
+    replica.keep_pinned(["a"])
+    replica.was_recorded(["b"])
+    pinning = asyncio.create_task(replica.pin(["c"]))
+    await asyncio.sleep(0)
+    host.run()
+    await pinning
+    assert host.links[1].forgotten == ["d"]
+    assert host.links[1].pinned == {"a", "c"}
+
+
 async def test_questions_that_a_replica_takes_with_it(host: FakeHost, replica: SupervisedReplica) -> None:
     """They are answered by 503, as edits are: it comes back."""
     host.hangs = True

@@ -20,7 +20,7 @@ from instgenie_server.access.keys import ScryptCost
 from instgenie_server.settings import AuthSettings, Settings
 from tests.server.intake.pictures import assert_alike, png
 from tests.server.routes.scripted_replica import STEPS, ScriptedReplica
-from tests.server.routes.site import Site, form, picture, ready, running_site
+from tests.server.routes.site import Site, form, mask_png, picture, ready, running_site
 
 EDITS = "/v1/edits"
 
@@ -188,7 +188,7 @@ async def test_pages_that_are_none(site: Site, query: dict[str, str], param: str
 
 
 async def test_a_deadline_that_passes(site: Site, scripted: ScriptedReplica) -> None:
-    job = await site.ask("POST", EDITS, 202, data=form(deadline_ms=400))
+    job = await site.ask("POST", EDITS, 202, data=form(deadline_ms=4000))  # enough to begin it
     waiting = await site.ask("POST", EDITS, 202, data=form(deadline_ms=20))
     edit = await scripted.edits.get()
     for one in (job, waiting):
@@ -303,6 +303,27 @@ async def test_signed_addresses(tenants: Tenants) -> None:
                 assert (await response.json())["error"]["code"] == "invalid_signature"
         async with nobody.delete(address) as response:
             assert response.status == 403
+
+
+async def test_no_edit_is_paid_for_whose_address_cannot_be_told(tenants: Tenants) -> None:
+    boundary, body = b"form", b""
+    fields = {b"prompt": b"a ball", b"response_format": b"url", b"image": png(picture()), b"mask": mask_png()}
+    for name, value in fields.items():
+        file = b'; filename="a.png"' if name in (b"image", b"mask") else b""
+        body += b'--%b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n' % (boundary, name, file, value)
+    body += b"--%b--\r\n" % boundary
+    head = (
+        b"POST /v1/images/edits HTTP/1.1\r\nHost: a\xff\r\nAuthorization: %b\r\nConnection: close\r\n"
+        b"Content-Type: multipart/form-data; boundary=%b\r\nContent-Length: %d\r\n\r\n"
+    ) % (tenants.ann["headers"]["Authorization"].encode(), boundary, len(body))
+    host, port = tenants.site.runner.addresses[0][:2]
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(head + body)
+    reply = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert (await tenants.site.get(EDITS, **tenants.ann))["data"] == []
 
 
 async def test_addresses_as_clients_reach_them(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from instgenie.errors import ReplicaError
-from instgenie.orders import Pixels, WarmOrder, WarmReport
+from instgenie.errors import ReplicaError, TooManyPinsError
+from instgenie.orders import HeldTemplate, Pixels, WarmOrder, WarmReport
 from instgenie.replica.local_replica import LocalReplica
 from instgenie_server.access.key_file import KeyFile
 from instgenie_server.access.keys import ScryptCost
-from instgenie_server.settings import AuthSettings, Settings
+from instgenie_server.routes.keys import PIXELS
+from instgenie_server.settings import AuthSettings, LimitSettings, Settings
 from instgenie_server.template_registry import TemplateRegistry
 from tests.server.intake.pictures import noise, png
 from tests.server.routes.scripted_replica import ScriptedReplica
@@ -309,6 +310,33 @@ async def record_next(scripted: ScriptedReplica, *keys: str) -> None:
     warm.succeed()
 
 
+async def test_its_picture_counts_as_those_of_edits_do(tmp_path: Path) -> None:
+    """Until it is known whether it is taken."""
+    scripted = ScriptedReplica()
+    picture_bytes = 64 * 64 * 5 + len(png(picture()))
+    settings = Settings(data_dir=tmp_path, limits=LimitSettings(pixel_bytes=picture_bytes + 1000))
+    async with running_site(settings, ready(scripted)) as site:
+        await recorded(site, scripted, "a")
+        assert site.app[PIXELS].held_bytes == 0
+        asked, go = asyncio.Event(), asyncio.Event()
+        held = scripted.held
+
+        async def slow(keys: Iterable[str]) -> dict[str, HeldTemplate]:
+            asked.set()
+            await go.wait()
+            return await held(keys)
+
+        scripted.held = slow  # type: ignore[method-assign]
+        again = asyncio.create_task(site.ask("POST", TEMPLATES, 200, data=upload()))
+        await asked.wait()
+        assert site.app[PIXELS].held_bytes == picture_bytes
+        for path, data in ((TEMPLATES, upload(template_seed=1)), ("/v1/images/edits", form())):
+            assert (await site.error("POST", path, 429, data=data))["code"] == "pictures_busy"
+        go.set()
+        await again
+        assert site.app[PIXELS].held_bytes == 0
+
+
 async def test_the_same_upload_is_the_same_template(site: Site, scripted: ScriptedReplica) -> None:
     warm = await recorded(site, scripted, "a", guidance=3)
     again = await site.ask("POST", TEMPLATES, 200, data=upload(guidance="3.0", max_windows="64"))
@@ -379,6 +407,23 @@ async def test_evicted_and_its_picture_was_not_kept(
     assert not (await site.get(f"{TEMPLATES}/{first['id']}"))["pinned"]
     assert scripted.pinned == set()
     assert (await site.ask("POST", f"{TEMPLATES}/{second['id']}/pin"))["status"] == "queued"
+
+
+async def test_more_pins_than_there_may_be(site: Site, scripted: ScriptedReplica) -> None:
+    template = await recorded(site, scripted, "a")
+
+    async def refuse(_: Iterable[str]) -> int:
+        raise TooManyPinsError("2 templates are pinned, 2 may be")
+
+    scripted.pin = refuse  # type: ignore[method-assign, assignment]
+    path = f"{TEMPLATES}/{template['id']}"
+    for asked, options in ((f"{path}/pin", {}), (TEMPLATES, {"data": upload(pin="true")})):
+        error = await site.error("POST", asked, 429, **options)
+        assert (error["code"], error["message"]) == (
+            "too_many_pins",
+            f"{template['id']} cannot be pinned: 2 templates are pinned, 2 may be",
+        )
+    assert await site.get(path) == template
 
 
 async def test_a_pinned_one_that_is_evicted_as_it_is_recorded(site: Site, scripted: ScriptedReplica) -> None:
