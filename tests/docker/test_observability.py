@@ -15,6 +15,7 @@ import yaml
 from compose.metric_names import families, metrics_named_in
 from instgenie_cache.wire.address import Address
 from instgenie_server.metrics import Metrics
+from instgenie_server.record_cache import exposition
 from instgenie_server.record_cache.exposition import ServiceExposition
 from tests.cache.processes.cache_process import CacheProcess
 
@@ -36,13 +37,14 @@ def metric_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Of a server and its cache service."""
 
     async def of_service(socket: Path) -> str:
-        exposition = ServiceExposition(Address(path=str(socket)))
+        asked = ServiceExposition(Address(path=str(socket)))
         try:
-            return (await exposition.text()).decode()
+            return (await asked.text()).decode()
         finally:
-            await exposition.close()
+            await asked.close()
 
-    with CacheProcess(tmp_path_factory.mktemp("records")) as service:
+    with CacheProcess(tmp_path_factory.mktemp("records")) as service, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exposition, "DEADLINE_SECONDS", 30.0)  # on a busy machine
         text = asyncio.run(of_service(service.socket))
     _, body = Metrics().exposition()
     return families(body.decode()).keys() | families(text).keys()

@@ -9,7 +9,7 @@ import pytest
 from bench.server import cases, measure, server, spread
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_every_case_is_answered(tmp_path: Path) -> None:
     with server(tmp_path) as (process_id, port):
         results = measure(process_id, port, cases(), requests=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,5 +59,22 @@ def test_claims_without_a_clock_hold(tiny_builtin: Path) -> None:
 
 
 def test_time_is_of_the_processor() -> None:
-    ratio = smoke.time_ratio(lambda: sum(range(400_000)), lambda: sum(range(100_000)))
-    assert ratio == pytest.approx(4, rel=0.5)
+    assert smoke.cpu_seconds(lambda: time.sleep(0.2)) < 0.1
+
+
+def test_a_ratio_is_the_median_of_rounds_after_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = 0.0
+    monkeypatch.setattr(time, "thread_time", lambda: spent)
+
+    def work(*seconds: float) -> Callable[[], None]:
+        """Takes so long in the rounds."""
+        left = iter(seconds)
+
+        def spend() -> None:
+            nonlocal spent
+            spent += next(left)
+
+        return spend
+
+    rounds = [100.0] * (smoke.ROUNDS // 2) + [4.0] + [1.0] * (smoke.ROUNDS // 2)
+    assert smoke.time_ratio(work(1.0, *rounds), work(*[1.0] * (smoke.ROUNDS + 1))) == 4

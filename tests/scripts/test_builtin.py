@@ -18,6 +18,8 @@ from instgenie.compute_dtype import dtype_of
 from instgenie.editor import Editor
 from instgenie_cache import MemoryStore
 
+pytestmark = pytest.mark.timeout(900)  # 195 s were seen of one test on busy cores
+
 MAX_MODEL_BYTES = 60_000_000
 CASES, STEPS = 24, 12
 # Well below what `scripts/eval_builtin.py` measures, well above chance (1 and 5 of 64).
@@ -32,7 +34,6 @@ def editor() -> Editor:
     return Editor(load_checkpoint(BUILTIN, dtype_of("auto", device), device), MemoryStore(1 << 30))
 
 
-@pytest.mark.timeout(900)  # 195 s were seen on busy cores
 def test_edits_show_the_prompted_concept(editor: Editor) -> None:
     pictures, concepts = load_atlas(), concepts_of("pictured")
     prompted, shuffled = [], []

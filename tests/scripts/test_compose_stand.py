@@ -22,13 +22,13 @@ services:
     volumes: ["data:/data"]
     tmpfs: [/tmp]
     restart: always
-    healthcheck: {test: [CMD, test, -e, /tmp/here], timeout: 5s, start_period: 8s}
+    healthcheck: {test: [CMD, test, -e, /tmp/here], timeout: 5s, start_period: 30s}
   second:
     image: i
     command: [sh, -c, "cp /data/log /data/seen; exec tail -f /dev/null"]
     volumes: ["data:/data"]
     restart: always
-    healthcheck: {test: [CMD-SHELL, 'grep -q "$$WORD" /data/seen'], timeout: 5s, start_period: 20s}
+    healthcheck: {test: [CMD-SHELL, 'grep -q "$$WORD" /data/seen'], timeout: 5s, start_period: 30s}
     environment: {WORD: begun}
     depends_on: {first: {condition: service_healthy}}
   ends:
@@ -100,7 +100,7 @@ async def test_a_service_that_does_not_become_healthy_is_an_error(tmp_path: Path
         image: i
         command: [sh, -c, "echo why; exec tail -f /dev/null"]
         restart: always
-        healthcheck: {test: [CMD, "false"], timeout: 1s, start_period: 2s}
+        healthcheck: {test: [CMD, "false"], timeout: 5s, start_period: 5s}
     """
     async with stand(tmp_path, text) as opened:
         with pytest.raises(ComposeError, match=r"(?s)never-1 is not healthy.*why"):
@@ -108,7 +108,7 @@ async def test_a_service_that_does_not_become_healthy_is_an_error(tmp_path: Path
 
 
 async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
-    text = SERVICE.replace('[sh, -c, "echo begun', '[/no/such/program, "echo begun').replace("8s", "1s")
+    text = SERVICE.replace('[sh, -c, "echo begun', '[/no/such/program, "echo begun').replace("30s", "5s")
     async with stand(tmp_path, text) as opened:
         with pytest.raises(ComposeError, match="no/such/program"):
             await opened.up(quiet)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterator
 
 import aiohttp
 import pytest
@@ -154,7 +155,16 @@ async def test_broken_connections_with_a_key(connect: Connect, cut: Cut, monkeyp
     assert cutter.keys == [None]
 
 
-async def test_a_server_that_starts_again(unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def kept_port() -> Iterator[int]:
+    """Nobody listens there, and nobody else gets it; a server of the test may."""
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+async def test_a_server_that_starts_again(kept_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cuts the connection off, is not there for some tries, and answers then."""
     monkeypatch.setattr(connection, "BREAK_SECONDS", 0.02)
     stopped = asyncio.Event()
@@ -167,20 +177,20 @@ async def test_a_server_that_starts_again(unused_tcp_port: int, monkeypatch: pyt
     async def answer(_request: web.BaseRequest) -> web.Response:
         return web.json_response({"done": True})
 
-    first = await asyncio.start_server(stop, "127.0.0.1", unused_tcp_port)
+    first = await asyncio.start_server(stop, "127.0.0.1", kept_port)
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
-    async with Connection(f"http://127.0.0.1:{unused_tcp_port}") as server:
+    async with Connection(f"http://127.0.0.1:{kept_port}") as server:
         asked = asyncio.create_task(server.json("POST", "/", Idempotency_Key="k"))
         await stopped.wait()
         await asyncio.sleep(0.03)
-        await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+        await web.TCPSite(runner, "127.0.0.1", kept_port).start()
         assert await asked == {"done": True}
     await runner.cleanup()
 
 
-async def test_nobody_there_is_told_at_once(unused_tcp_port: int) -> None:
-    async with asyncio.timeout(1), Connection(f"http://127.0.0.1:{unused_tcp_port}") as server:
+async def test_nobody_there_is_told_at_once(kept_port: int) -> None:
+    async with asyncio.timeout(10), Connection(f"http://127.0.0.1:{kept_port}") as server:  # all tries would take 15 s
         with pytest.raises(UnreachableError, match="refused"):
             await server.json("POST", "/", Idempotency_Key="k")
 

@@ -205,12 +205,12 @@ async def test_a_client_that_falls_silent_is_told_so() -> None:
 
 
 async def test_a_client_that_goes_on_may_take_longer_than_one_pause() -> None:
-    intake = await start_server(LIMITS.model_copy(update={"idle_seconds": 1}))
+    intake = await start_server(LIMITS.model_copy(update={"idle_seconds": 3}))
     body = form_body(text_part("prompt", "a cat"))
     reader, writer = await asyncio.open_connection("127.0.0.1", intake.server.port)
     writer.write(request_head("/form", CONTENT_TYPE, f"Content-Length: {len(body)}"))
     for start in range(0, len(body), len(body) // 6):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.6)
         writer.write(body[start : start + len(body) // 6])
         await writer.drain()
     assert (await reader.readline()).split()[1] == b"200"

@@ -55,17 +55,17 @@ class Visit:
         self.page.get_by_label("Prompt").fill(prompt)
         self.page.get_by_role("button", name="Edit", exact=True).click()
 
-    def result(self) -> Pixels:
+    def result(self, wait_ms: float = WAIT_MS) -> Pixels:
         """What is downloaded once the edit is done."""
-        self.waits_for("#status", r"s, \d+ % of the tokens")
+        self.waits_for("#status", r"s, \d+ % of the tokens", wait_ms)
         with self.page.expect_download() as download:
             self.page.get_by_role("link", name="Download").click()
         with Image.open(download.value.path()) as picture:
             return np.asarray(picture.convert("RGB"))
 
-    def waits_for(self, selector: str, text: str) -> None:
+    def waits_for(self, selector: str, text: str, wait_ms: float = WAIT_MS) -> None:
         """Until the element's text matches."""
-        expect(self.page.locator(selector)).to_contain_text(re.compile(text))
+        expect(self.page.locator(selector)).to_contain_text(re.compile(text), timeout=wait_ms)
 
 
 @pytest.fixture(scope="module")

@@ -207,10 +207,11 @@ def test_a_refused_edit_is_sent_again_as_the_same_one(visiting: Open, server: st
     assert len(set(keys)) == 1
 
 
+@pytest.mark.timeout(240)
 def test_an_edit_is_found_again_after_a_reload(visit: Visit, picture_path: Path) -> None:
     begin_a_long_edit(visit, picture_path)
     visit.page.reload()
-    assert changed(pixels_of(picture_path), visit.result()).any()
+    assert changed(pixels_of(picture_path), visit.result(wait_ms=150_000)).any()
     expect(visit.page.get_by_label("Before and after")).to_be_hidden()
 
 

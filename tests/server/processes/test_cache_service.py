@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -52,7 +53,34 @@ async def edited(url: str, picture: int = 0) -> dict[str, Any]:
     form = edit_form(picture_png(picture), seed=1, steps=2)
     async with aiohttp.ClientSession(url) as session, session.post("/v1/images/edits", data=form) as reply:
         assert reply.status == 200, await reply.text()
-        return {"cache": reply.headers["x-instgenie-cache"], "tier": reply.headers["x-instgenie-tier"]}
+        return told_by(reply)
+
+
+async def hit(url: str) -> dict[str, Any]:
+    """The same edit, which makes no records, once it finds some: they are written behind the reply of who makes them,
+    and a service that is silent for long has none.
+    """
+    async with asyncio.timeout(60), aiohttp.ClientSession(url) as session:
+        while True:
+            form = edit_form(picture_png(0), seed=1, steps=2, cache="only")
+            async with session.post("/v1/images/edits", data=form) as reply:
+                if reply.status == 200:
+                    return told_by(reply)
+                assert (await reply.json())["error"]["code"] == "template_not_cached"
+
+
+def told_by(reply: aiohttp.ClientResponse) -> dict[str, Any]:
+    return {"cache": reply.headers["x-instgenie-cache"], "tier": reply.headers["x-instgenie-tier"]}
+
+
+async def metrics_with(url: str, pattern: str) -> str:
+    """The metrics, once they match: those of a service that takes long to tell them are left out."""
+    async with asyncio.timeout(60), aiohttp.ClientSession(url) as session:
+        while True:
+            async with session.get("/metrics") as reply:
+                page = await reply.text()
+            if re.search(pattern, page):
+                return page
 
 
 def edited_here(model: Path, folder: Path) -> dict[str, Any]:
@@ -75,11 +103,9 @@ async def test_records_outlive_the_server_and_are_shared(tiny_builtin: Path, tmp
     with ServerProcess(tiny_builtin, tmp_path / "data", own_cache=True) as server:
         assert (await edited(server.url))["cache"] == "cold"  # of another namespace: clients and users share none
         assert edited_here(tiny_builtin, tmp_path / "edit") == {"cache": "hit", "tier": "host"}  # read at the start
-        assert await edited(server.url) == {"cache": "hit", "tier": "host"}
-        async with aiohttp.ClientSession(server.url) as session, session.get("/metrics") as reply:
-            page = await reply.text()
+        assert await hit(server.url) == {"cache": "hit", "tier": "host"}
+        page = await metrics_with(server.url, r'instgenie_cache_hits_total\{tier="host"\} [2-9]')
         assert 'instgenie_edits_total{cache="hit",outcome="done",tier="host"} 1.0' in page
-        assert re.search(r'instgenie_cache_hits_total\{tier="host"\} [2-9]', page)
         service = service_of(server)
         server.signal(signal.SIGTERM)
         assert server.end() == 0, server.log()
@@ -94,12 +120,13 @@ async def test_a_killed_server_leaves_no_service_and_nothing_broken(
     with ServerProcess(tiny_builtin, tmp_path, own_cache=True) as server:
         service = service_of(server)
         assert (await edited(server.url))["cache"] == "cold"
+        await hit(server.url)
         server.kill()
     wait_for_end(service)
     report = verify_folder(folder)
     assert (report.ok, report.in_use) == (True, False)
     with ServerProcess(tiny_builtin, tmp_path, own_cache=True) as server:
-        assert await edited(server.url) == {"cache": "hit", "tier": "host"}
+        assert await hit(server.url) == {"cache": "hit", "tier": "host"}
 
 
 async def test_a_killed_service_fails_no_edit_and_comes_back(tiny_builtin: Path, tmp_path: Path) -> None:
@@ -121,7 +148,7 @@ async def test_two_servers_share_a_service_and_the_second_takes_over(tiny_builti
     ):
         two.until("using the cache service that runs already")
         await edited(one.url)
-        assert await edited(two.url) == {"cache": "hit", "tier": "host"}
+        assert await hit(two.url) == {"cache": "hit", "tier": "host"}
         one.kill()
         assert service_of(two)
 
@@ -132,4 +159,4 @@ async def test_a_server_without_a_service_serves_from_memory(tiny_builtin: Path,
     with ServerProcess(tiny_builtin, tmp_path / "data", *broken, own_cache=True) as server:
         server.until("no cache service could be started")
         await edited(server.url)
-        assert await edited(server.url) == {"cache": "hit", "tier": "host"}
+        assert await hit(server.url) == {"cache": "hit", "tier": "host"}

@@ -17,11 +17,13 @@ import pytest
 from tests.server.processes.requests import edit_form, ended_job, metric, picture_png
 from tests.server.processes.server_process import START_SECONDS, ServerProcess
 from tests.server.processes.test_cache_service import wait_for_end
+from tests.server.processes.test_replica_process import held_up, in_flight
 
 pytestmark = pytest.mark.timeout(600)
 
 NAMES = ("1", "2")
 STEPS = 60  # long enough that several are met by what the test does
+LONG_STEPS = 300  # so long that those which were submitted first still run when the last one is
 ROUNDS, EDITS = 20, 6
 RENEW_SECONDS = 200.0  # two processes that start while two clients' edits are computed, on two cores
 
@@ -67,9 +69,9 @@ async def fleet(model: Path, folder: Path, *options: str) -> AsyncIterator[tuple
         assert "Traceback" not in server.log(), server.log()
 
 
-async def submitted(session: aiohttp.ClientSession, seed: int) -> str:
+async def submitted(session: aiohttp.ClientSession, seed: int, steps: int = STEPS) -> str:
     """The id of a job."""
-    async with session.post("/v1/edits", data=edit_form(picture_png(seed % 3), seed=seed, steps=STEPS)) as reply:
+    async with session.post("/v1/edits", data=edit_form(picture_png(seed % 3), seed=seed, steps=steps)) as reply:
         assert reply.status == 202, await reply.text()
         job_id: str = (await reply.json())["id"]
         return job_id
@@ -105,8 +107,10 @@ async def busy(session: aiohttp.ClientSession) -> list[str]:
 async def test_edits_are_spread_and_a_killed_replica_is_replaced(tiny_builtin: Path, tmp_path: Path) -> None:
     async with fleet(tiny_builtin, tmp_path) as (server, session):
         first = await processes(server, session)
-        ids = [await submitted(session, seed) for seed in range(EDITS)]
-        waiting = [asyncio.create_task(edited(session, seed)) for seed in range(EDITS, 2 * EDITS)]
+        with held_up(first["1"]), held_up(first["2"]):
+            ids = [await submitted(session, seed) for seed in range(EDITS)]
+            waiting = [asyncio.create_task(edited(session, seed)) for seed in range(EDITS, 2 * EDITS)]
+            await in_flight(session, EDITS)
         name = (await busy(session))[0]
         os.kill(first[name], signal.SIGKILL)
         await assert_done(session, ids)
@@ -177,7 +181,7 @@ async def test_kills_under_load(tiny_builtin: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     async with fleet(tiny_builtin, tmp_path) as (server, session):
         for number in range(ROUNDS):
-            ids = [await submitted(session, EDITS * number + edit) for edit in range(EDITS)]
+            ids = [await submitted(session, EDITS * number + edit, LONG_STEPS) for edit in range(EDITS)]
             name = rng.choice(await busy(session))
             os.kill(await process_of(server, session, name), signal.SIGKILL)
             await assert_done(session, ids)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -39,6 +40,16 @@ def kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
 
 
+@contextmanager
+def held_up(process_id: int) -> Iterator[None]:
+    """Let a process do nothing meanwhile: however slow the test is, the process is not faster."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
 async def running(session: aiohttp.ClientSession, count: int) -> None:
     """Wait until so many edits are on the replica, at least one of them in a step."""
     async with asyncio.timeout(60):
@@ -49,6 +60,13 @@ async def running(session: aiohttp.ClientSession, count: int) -> None:
             ]
             if sum(phases) >= count and phases[1]:
                 return
+
+
+async def in_flight(session: aiohttp.ClientSession, count: int) -> None:
+    """Wait until so many requests are being answered."""
+    async with asyncio.timeout(30):
+        while await metric(session, "instgenie_http_in_flight") < count:
+            pass
 
 
 async def submitted(session: aiohttp.ClientSession, count: int, steps: int = STEPS) -> list[str]:
@@ -71,9 +89,10 @@ async def edited(session: aiohttp.ClientSession, seed: int, steps: int = STEPS) 
 async def test_jobs_outlive_their_replica(tiny_builtin: Path, tmp_path: Path) -> None:
     with ServerProcess(tiny_builtin, tmp_path) as server:
         async with aiohttp.ClientSession(server.url) as session:
-            ids = await submitted(session, EDITS)
-            await running(session, EDITS)
             first = replica_of(server)
+            with held_up(first):
+                ids = await submitted(session, EDITS)
+            await running(session, EDITS)
             kill(first)
             ends = await asyncio.gather(*(ended_job(session, job_id, 120) for job_id in ids))
             for end in ends:
@@ -141,8 +160,10 @@ async def test_stopped_with_edits_running(tiny_builtin: Path, tmp_path: Path) ->
     with ServerProcess(tiny_builtin, tmp_path) as server:
         process_id = replica_of(server)
         async with aiohttp.ClientSession(server.url) as session:
-            edits = [asyncio.create_task(edited(session, seed=seed)) for seed in range(4)]
-            ids = await submitted(session, 2)
+            with held_up(process_id):
+                edits = [asyncio.create_task(edited(session, seed=seed)) for seed in range(4)]
+                await in_flight(session, 4)
+                ids = await submitted(session, 2)
             await running(session, 6)
             server.signal(signal.SIGTERM)
             assert all(await asyncio.gather(*edits))

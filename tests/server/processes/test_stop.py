@@ -9,17 +9,15 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.server.intake.pictures import assert_alike
-from tests.server.processes.requests import all_jobs, edit_form, ended_job, metric, picture_png
+from tests.server.processes.requests import all_jobs, edit_form, ended_job, picture_png
 from tests.server.processes.server_process import ServerProcess
-from tests.server.processes.test_replica_process import CONNECTED, READY, replica_of
+from tests.server.processes.test_replica_process import CONNECTED, READY, held_up, in_flight, replica_of
 
 pytestmark = pytest.mark.timeout(480)
 
@@ -27,7 +25,7 @@ TWO_REPLICAS = ("--replicas", "2", "--device", "cpu")
 BOTH_CONNECTED = f"(?s){CONNECTED}.*{CONNECTED}"
 RUNNING = 3
 JOBS = 4
-STEPS = 120  # long enough that the rest of the test is asked meanwhile, and ends within the time that a stop takes
+STEPS = 30  # few enough that they end within the time that a stop takes
 
 
 async def sync_edit(session: aiohttp.ClientSession, seed: int, steps: int) -> bytes:
@@ -37,28 +35,24 @@ async def sync_edit(session: aiohttp.ClientSession, seed: int, steps: int) -> by
         return base64.b64decode((await response.json())["data"][0]["b64_json"])
 
 
-async def in_flight(session: aiohttp.ClientSession, count: int) -> None:
-    """Wait until so many requests are being answered."""
-    async with asyncio.timeout(30):
-        while await metric(session, "instgenie_http_in_flight") < count:
-            pass
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_drain(tiny_builtin: Path, tmp_path: Path, number: signal.Signals) -> None:
     with ServerProcess(tiny_builtin, tmp_path) as server:
         async with aiohttp.ClientSession(server.url) as session:
             first = await sync_edit(session, seed=0, steps=STEPS)
-            edits = [asyncio.create_task(sync_edit(session, seed=0, steps=STEPS)) for _ in range(RUNNING)]
-            await in_flight(session, RUNNING)
-            accepted = []
-            for seed in range(JOBS):
-                async with session.post("/v1/edits", data=edit_form(picture_png(1), seed=seed, steps=60)) as reply:
-                    assert reply.status == 202
-                    accepted.append(await reply.json())
-            watched = asyncio.create_task(ended_or_cut(session, accepted[-1]["id"]))
-            await in_flight(session, RUNNING + 1)
-            server.signal(number)
+            with held_up(replica_of(server)):
+                edits = [asyncio.create_task(sync_edit(session, seed=0, steps=STEPS)) for _ in range(RUNNING)]
+                await in_flight(session, RUNNING)
+                accepted = []
+                for seed in range(JOBS):
+                    async with session.post("/v1/edits", data=edit_form(picture_png(1), seed=seed, steps=60)) as reply:
+                        assert reply.status == 202
+                        accepted.append(await reply.json())
+                watched = asyncio.create_task(ended_or_cut(session, accepted[-1]["id"]))
+                await in_flight(session, RUNNING + 1)
+                server.signal(number)
+                await asyncio.to_thread(server.until, '"stopping"')
+                assert not any(edit.done() for edit in edits)
             for picture in await asyncio.gather(*edits):
                 assert_alike(picture, first)
             await watched
@@ -116,16 +110,6 @@ async def ended_or_cut(session: aiohttp.ClientSession, job_id: str) -> None:
                 pass
     except aiohttp.ClientError:
         pass
-
-
-@contextmanager
-def held_up(process_id: int) -> Iterator[None]:
-    """Let a process do nothing meanwhile: however slow the test is, the process is not faster."""
-    os.kill(process_id, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process_id, signal.SIGCONT)
 
 
 async def test_asked_while_it_stops(tiny_builtin: Path, tmp_path: Path) -> None:

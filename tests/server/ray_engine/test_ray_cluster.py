@@ -26,7 +26,7 @@ pytestmark = [
 PLACE = r'"machine": "(\w+)", .*"event": "the replica has its place"'
 READY = r'"process_id": (\d+), "event": "the (?:replica|cache service) is ready"'
 JOBS = 12
-STEPS = 150  # long enough to be met by what the test does
+STEPS = 400  # long enough that the first ones still run when the last one is submitted, and to be met then
 
 
 @pytest.fixture(scope="module")

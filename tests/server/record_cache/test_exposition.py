@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from instgenie_cache.open_store import socket_of
 from instgenie_cache.wire.address import Address
 from instgenie_server.metrics import Metrics
+from instgenie_server.record_cache import exposition
 from instgenie_server.record_cache.exposition import MAX_AGE_SECONDS, ServiceExposition, own_families
 from tests.server.manual_clock import ManualClock
 from tests.server.record_cache.services import running_service
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine."""
+    monkeypatch.setattr(exposition, "DEADLINE_SECONDS", 30.0)
 
 
 def address_in(folder: Path) -> Address:
@@ -31,10 +39,10 @@ def test_families_of_the_process_are_left_to_the_server() -> None:
 
 
 async def test_together_they_are_a_page_without_doubles(tmp_path: Path) -> None:
-    exposition = ServiceExposition(address_in(tmp_path))
+    asked = ServiceExposition(address_in(tmp_path))
     async with running_service(tmp_path):
-        text = await exposition.text()
-        await exposition.close()
+        text = await asked.text()
+        await asked.close()
     _, own = Metrics().exposition()
     names = [family.name for family in text_string_to_metric_families((own + text).decode())]
     assert len(set(names)) == len(names)
@@ -43,13 +51,13 @@ async def test_together_they_are_a_page_without_doubles(tmp_path: Path) -> None:
 
 async def test_it_comes_and_goes_with_the_service(tmp_path: Path) -> None:
     clock = ManualClock()
-    exposition = ServiceExposition(address_in(tmp_path), now=clock)
-    assert await exposition.text() == b""
+    asked = ServiceExposition(address_in(tmp_path), now=clock)
+    assert await asked.text() == b""
     async with running_service(tmp_path):
-        assert await exposition.text() == b""  # asked a moment ago
+        assert await asked.text() == b""  # asked a moment ago
         clock.now += 2 * MAX_AGE_SECONDS
-        assert await exposition.text() != b""
-    assert await exposition.text() != b""
+        assert await asked.text() != b""
+    assert await asked.text() != b""
     clock.now += 2 * MAX_AGE_SECONDS
-    assert await exposition.text() == b""
-    await exposition.close()
+    assert await asked.text() == b""
+    await asked.close()
