@@ -17,6 +17,7 @@ SIZE = TemplateSize(steps=4, blocks=3, record_bytes=1000)
 QUICK = LinkSettings(
     deadline_seconds=10, step_seconds=10, retry_seconds=0.001, retry_max_seconds=0.02, retry_jitter_seconds=0.01
 )
+PATIENT = LinkSettings(connect_seconds=30, deadline_seconds=30, step_seconds=30, write_seconds=30)  # on a busy machine
 SECRET = SharedSecret("tests", b"0123456789abcdef")
 
 Result = TypeVar("Result")

@@ -13,6 +13,7 @@ from instgenie_cache.tiers.disk_tier import DiskTier
 from instgenie_cache.wire.handshake import SharedSecret
 from instgenie_cache.wire.messages import ArenaUse
 from tests.cache.running_service import running_service
+from tests.cache.service_records import PATIENT
 from tests.cache.small_stores import RECORD_BYTES, tiered_store
 
 SIZE = TemplateSize(steps=2, blocks=2, record_bytes=RECORD_BYTES)
@@ -59,7 +60,7 @@ def service_store(folder: Path, arena: ArenaUse, *, is_remote: bool = False) -> 
     secrets = [{"name": SECRET.name, "secret": SECRET.secret.decode()}]
     settings: dict[str, Any] = {"tcp": "127.0.0.1:0", "secrets": secrets} if is_remote else {}
     with running_service(folder, disk_bytes=disk_bytes(folder), **settings) as service:
-        store = ServiceStore.connect(service.addresses[-1], client="test", arena=arena, secret=SECRET)
+        store = ServiceStore.connect(service.addresses[-1], client="test", arena=arena, secret=SECRET, settings=PATIENT)
         try:
             yield store
         finally:

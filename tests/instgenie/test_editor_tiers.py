@@ -12,6 +12,7 @@ from instgenie.checkpoint import Checkpoint
 from instgenie.codecs import CODEC_NAMES, CodecName
 from instgenie.editor import Editor
 from instgenie_cache import Record, TemplateSize
+from instgenie_cache.stores import tiered_writer
 from instgenie_cache.stores.build_store import StoreSettings, build_store
 from instgenie_cache.tiers.arena import PAGE_BYTES
 from tests.instgenie.edits import a_request, an_editor, pixels, watched
@@ -110,8 +111,12 @@ def test_successor_of_a_template_that_was_deleted_during_an_edit_stays(
 
 
 @pytest.mark.parametrize("free_pages", [0, 1])
-def test_recording_into_a_store_that_has_hardly_room(builtin_kind: Checkpoint, tmp_path: Path, free_pages: int) -> None:
+def test_recording_into_a_store_that_has_hardly_room(
+    builtin_kind: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_pages: int
+) -> None:
     """With room for one step the lane waits for the disk, step by step; with none it ends at its first step."""
+    if free_pages:  # which the disk frees as soon as it can
+        monkeypatch.setattr(tiered_writer, "ROOM_SECONDS", 30.0)
     checkpoint, forward = watched(builtin_kind)
     pages = free_pages + 1
     store = build_store(StoreSettings(host_bytes=pages * PAGE_BYTES, folder=tmp_path / "records", disk_bytes=64 * MIB))

@@ -240,7 +240,7 @@ def test_timings_tell_of_stalls(builtin_kind: Checkpoint, recorded: Path) -> Non
     with disk_editor(builtin_kind, recorded) as (editor, tier):
         editor.plan_steps(StepPlanner(costs_of(builtin_kind, SLOW), PLAN_POLICIES["always_cached"]))
         read = tier.read_step
-        delay = threading.Timer(0.3, gate.set)
+        delay = threading.Timer(1.0, gate.set)
 
         def late(*args: object) -> bool:
             if not delay.is_alive():

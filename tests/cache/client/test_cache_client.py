@@ -221,7 +221,7 @@ async def test_deadline_of_a_put_in_flight_leaves_the_stream_whole(tmp_path: Pat
     async with connected(tmp_path) as (client, peer):
         peer.connection.pause()
         with pytest.raises(ServiceError, match="no answer to put"):
-            await client.request(PUT, [payload], deadline_seconds=0.05)
+            await client.request(PUT, [payload], deadline_seconds=0.5)
         assert client.credits.used_bytes == len(payload)  # it is on its way still
         waiting = begin(client.request(PUT, [b"after it"]))
         peer.connection.resume()

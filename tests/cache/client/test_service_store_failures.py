@@ -220,15 +220,15 @@ async def test_service_that_is_slow_with_one_thing_is_asked_for_others(tmp_path:
 
 async def test_time_that_a_writer_waits_is_counted_in_all(tmp_path: Path) -> None:
     record = Record("raw", "uint8", (100,), memoryview(bytes(100)))
-    async with staged(tmp_path / "s", credit_bytes=1, settings=replace(QUICK, write_seconds=1.0)) as scene:
+    async with staged(tmp_path / "s", credit_bytes=1, settings=replace(QUICK, write_seconds=5.0)) as scene:
         writer = await scene.create(TemplateSize(1, 3, 100))
         await later(writer.put, 0, 0, record)
         second = later(writer.put, 0, 1, record)
-        await asyncio.wait([second], timeout=0.7)
+        await asyncio.wait([second], timeout=3.0)
         await answer_one(scene.writing)
         await second
         began = time.monotonic()
         third = later(writer.put, 0, 2, record)
-        with pytest.raises(ServiceError, match=r"a put got no credit within 1\.0 s in all"):
+        with pytest.raises(ServiceError, match=r"a put got no credit within 5\.0 s in all"):
             await third
-        assert time.monotonic() - began < 0.7
+        assert time.monotonic() - began < 4.5

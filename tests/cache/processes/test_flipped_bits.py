@@ -17,6 +17,7 @@ from instgenie_cache.tiers.verify import verify_folder
 from instgenie_cache.wire.messages import ArenaUse
 from tests.cache.named_templates import name_of, reads_back, record_of, write
 from tests.cache.processes.service_program import ServiceProgram, service_program
+from tests.cache.service_records import PATIENT
 
 SIZE = TemplateSize(steps=3, blocks=2, record_bytes=6000)
 HURT_RECORD = 1, 1  # step and block
@@ -38,7 +39,7 @@ CORRUPT = "instgenie_cache_corrupt_records_total"
 
 
 def client_of(service: ServiceProgram, arena: ArenaUse = "read") -> ServiceStore:
-    return ServiceStore.connect(service.unix, client="test", arena=arena)
+    return ServiceStore.connect(service.unix, client="test", arena=arena, settings=PATIENT)
 
 
 @pytest.fixture(scope="module")

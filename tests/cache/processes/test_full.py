@@ -15,6 +15,7 @@ from instgenie_cache.client.service_store import ServiceStore
 from instgenie_cache.tiers.verify import verify_folder
 from tests.cache.named_templates import name_of, reads_back, record_of, size_of, write
 from tests.cache.processes.service_program import ServiceProgram, service_program
+from tests.cache.service_records import PATIENT
 
 SIZE = TemplateSize(steps=2, blocks=2, record_bytes=500_000)
 LONG = TemplateSize(steps=30, blocks=1, record_bytes=1_000_000)
@@ -60,7 +61,7 @@ def store(disk: FullDisk) -> Iterator[ServiceStore]:
 
 
 def client_of(service: ServiceProgram) -> ServiceStore:
-    return ServiceStore.connect(service.unix, client="test")
+    return ServiceStore.connect(service.unix, client="test", settings=PATIENT)
 
 
 def limit_file_size(service: ServiceProgram, num_bytes: int) -> None:

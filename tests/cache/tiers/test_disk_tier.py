@@ -468,7 +468,8 @@ def test_a_killed_writer_leaves_whole_templates_alone(tmp_path: Path, sync: Sync
             last = child.stdout.readline().strip()
         time.sleep(0.003 * round_number)  # so that it is hit elsewhere in its writing
         child.kill()
-        last = (child.communicate()[0].splitlines() or [last])[-1]  # it may have gone on a while
+        last = (child.stdout.read().splitlines() or [last])[-1]  # it may have gone on a while
+        child.communicate()
         tier = DiskTier.open(tmp_path, 1 << 30, sync)
         names = [manifest.template for manifest in tier.manifests()]
         assert last in names
