@@ -91,7 +91,7 @@ class TieredMachine(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(self.writings))
         if one.steps == one.size.steps:
             return
-        self.flush()  # so that what is evicted does not depend on when the other thread runs
+        self.flush()
         try:
             for block in range(one.size.blocks):
                 if one.writer.is_wanted and one.writer.slot(one.steps, block) is None:
@@ -104,6 +104,7 @@ class TieredMachine(RuleBasedStateMachine):
         except CacheError:
             assert self.has_disk  # which may have been too full of what is in use
             self.writings.remove(one)
+        self.flush()
 
     @precondition(lambda self: self.writings)
     @rule(data=st.data(), commits=st.booleans())
@@ -150,6 +151,7 @@ class TieredMachine(RuleBasedStateMachine):
         if releases:
             lease.release()
             self.leases.remove(entry)
+        self.flush()
 
     @rule(template=TEMPLATES)
     def delete(self, template: str) -> None:
@@ -160,6 +162,7 @@ class TieredMachine(RuleBasedStateMachine):
     @rule(template=TEMPLATES)
     def prefetch(self, template: str) -> None:
         self.store.prefetch(template)
+        self.flush()
 
     @rule(template=TEMPLATES, pinned=st.booleans())
     def pin(self, template: str, pinned: bool) -> None:
@@ -170,6 +173,9 @@ class TieredMachine(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
+        """Have the other threads come to an end, so that what is evicted does not depend on when they run."""
+        loader = self.store._loader
+        wait_until(lambda: not (loader._prefetching or loader._loading))
         with suppress(StoreFullError):  # a template that the disk did not take may stay in memory
             self.store.flush()
 
@@ -240,7 +246,12 @@ def test_many_threads_read_what_was_committed(has_disk: bool) -> None:
             elif chance.random() < 0.1:
                 store.delete(name)
             else:
-                steps = read_template(store, name, size) or values_of(size, first)
+                try:
+                    steps = read_template(store, name, size) or values_of(size, first)
+                except CacheError as error:
+                    if "no memory for a step" not in str(error):  # where others read, or write, all of it
+                        raise
+                    continue
                 wrong += [s for s, right in zip(steps, values_of(size, first), strict=True) if s not in (None, right)]
         return wrong
 
