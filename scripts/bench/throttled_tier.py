@@ -76,22 +76,28 @@ class ThrottledTier:
         """See `ColdTier`."""
         return self._tier.manifest(template)
 
-    def claim(self, manifest: Manifest) -> bool:
+    def write_steps(
+        self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]], writing: str = ""
+    ) -> None:
         """See `ColdTier`."""
-        return self._tier.claim(manifest)
-
-    def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
-        """See `ColdTier`."""
-        self._tier.write_steps(template, size, steps)
+        self._tier.write_steps(template, size, steps, writing)
 
     def commit(self, manifest: Manifest) -> None:
         """See `ColdTier`."""
         self._tier.commit(manifest)
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(
+        self,
+        template: str,
+        size: TemplateSize,
+        step: int,
+        slab: Slab,
+        blocks: range | None = None,
+        writing: str = "",
+    ) -> bool:
         """See `ColdTier`. Sleeps in the caller's thread."""
         began = self._clock()
-        is_found = self._tier.read_step(template, size, step, slab, blocks)
+        is_found = self._tier.read_step(template, size, step, slab, blocks, writing)
         if is_found:
             self._wait(size.offset(size.blocks if blocks is None else len(blocks)), began)
         return is_found
@@ -100,9 +106,9 @@ class ThrottledTier:
         """See `ColdTier`."""
         self._tier.delete(template)
 
-    def sweep(self) -> int:
+    def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """See `ColdTier`."""
-        return self._tier.sweep()
+        return self._tier.sweep(should_stop)
 
     def close(self) -> None:
         """See `ColdTier`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from instgenie_cache import CacheError, Record, RecordStore, StoreFullError, TemplateSize, TierName
 from instgenie_cache.eviction import PolicyName
@@ -94,7 +94,7 @@ class FakeTier:
         self.budget_bytes, self.is_shared = budget_bytes, is_shared
         self.records: dict[RecordKey, bytes] = {} if content is None else content.records
         self.committed: dict[str, Manifest] = {} if content is None else content.committed
-        self.claims: dict[str, Manifest] = {} if content is None else content.claims
+        self.writings: dict[RecordKey, str] = {} if content is None else content.writings  # whose records they are
         self.broken: CacheError | None = None
         self.fault: str | None = None
         self.full_after: int | None = None
@@ -128,11 +128,9 @@ class FakeTier:
         self._check()
         return self.committed.get(template)
 
-    def claim(self, manifest: Manifest) -> bool:
-        self._check()
-        return self.claims.setdefault(manifest.template, manifest) == manifest
-
-    def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
+    def write_steps(
+        self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]], writing: str = ""
+    ) -> None:
         assert self.gate.wait(10)
         self._check()
         if self.is_shared:
@@ -148,6 +146,7 @@ class FakeTier:
                 for block in range(size.blocks):
                     data = bytes(slab.read(size.offset(block), size.stored_record_bytes))
                     self.records[RecordKey(template, step, block)] = data
+                    self.writings[RecordKey(template, step, block)] = writing
         assert self.budget_bytes is None or self.used_bytes <= self.budget_bytes, "the owner went over the budget"
 
     def commit(self, manifest: Manifest) -> None:
@@ -157,7 +156,15 @@ class FakeTier:
         assert keys <= self.records.keys(), "a manifest without its records"
         self.committed[manifest.template] = manifest
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(
+        self,
+        template: str,
+        size: TemplateSize,
+        step: int,
+        slab: Slab,
+        blocks: range | None = None,
+        writing: str = "",
+    ) -> bool:
         self._check()
         if self.read_limit is not None:
             self.read_limit = max(-1, self.read_limit - 1)
@@ -169,7 +176,7 @@ class FakeTier:
             key = RecordKey(template, step, block)
             with self._lock:
                 data = self.records.get(key)
-            if data is None:
+            if data is None or (self.is_shared and self.writings.get(key, writing) != writing):
                 return False
             slab.write(size.offset(place), data)
             decode_record(slab.read(size.offset(place), size.stored_record_bytes), key)
@@ -182,12 +189,11 @@ class FakeTier:
         if self.undeletable or template in self.undeletable_names:
             raise CacheError("cannot be deleted")
         self.committed.pop(template, None)
-        self.claims.pop(template, None)
         with self._lock:
             for key in [key for key in self.records if key.template == template]:
                 del self.records[key]
 
-    def sweep(self) -> int:
+    def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         self._check()
         return 0
 

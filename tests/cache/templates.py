@@ -11,6 +11,7 @@ from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.tier import ColdTier
 
 SIZE = TemplateSize(steps=3, blocks=2, record_bytes=5000)
+WRITING = Manifest("", SIZE, cost_ms=1.5, created=2.0).writing  # of `write_template`
 
 
 def payload(key: RecordKey, num_bytes: int) -> bytes:
@@ -29,20 +30,20 @@ def step_slab(template: str, size: TemplateSize, step: int) -> Slab:
     return slab
 
 
-def write_template(tier: ColdTier, template: str, size: TemplateSize = SIZE) -> Manifest:
+def write_template(tier: ColdTier, template: str, size: TemplateSize = SIZE, created: float = 2.0) -> Manifest:
     """Write and commit a template."""
+    manifest = Manifest(template, size, cost_ms=1.5, created=created)
     for step in range(size.steps):
-        tier.write_steps(template, size, [(step, step_slab(template, size, step))])
-    manifest = Manifest(template, size, cost_ms=1.5, created=2.0)
+        tier.write_steps(template, size, [(step, step_slab(template, size, step))], manifest.writing)
     tier.commit(manifest)
     return manifest
 
 
-def reads_back(tier: ColdTier, template: str, size: TemplateSize = SIZE) -> bool:
+def reads_back(tier: ColdTier, template: str, size: TemplateSize = SIZE, writing: str = WRITING) -> bool:
     """Whether all steps are there, exactly as `write_template` wrote them. False where one is lost."""
     for step in range(size.steps):
         slab, expected = Slab.private(size.step_bytes), step_slab(template, size, step)
-        if not tier.read_step(template, size, step, slab):
+        if not tier.read_step(template, size, step, slab, writing=writing):
             return False
         for block in range(size.blocks):
             where = size.offset(block), size.stored_record_bytes

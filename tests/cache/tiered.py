@@ -6,12 +6,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from instgenie_cache import (
     TemplateSize,
     TierName,
 )
-from instgenie_cache.records.slab import Slab
 from instgenie_cache.stores.observer import NoObserver
 from instgenie_cache.stores.tiered_lease import TieredLease
 from instgenie_cache.stores.tiered_store import TieredStore
@@ -63,10 +63,10 @@ class SlowTier(FakeTier):
         self.is_reading, self.may_read = threading.Event(), threading.Event()
         self.may_read.set()
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(self, *arguments: Any, **options: Any) -> bool:
         self.is_reading.set()
         assert self.may_read.wait(10)
-        return super().read_step(template, size, step, slab, blocks)
+        return super().read_step(*arguments, **options)
 
 
 @contextmanager

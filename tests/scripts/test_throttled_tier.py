@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -42,9 +43,9 @@ class TakingTier(FakeTier):
         super().__init__()
         self.clock, self.read_seconds = clock, 0.0
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(self, *arguments: Any, **options: Any) -> bool:
         self.clock.now += self.read_seconds
-        return super().read_step(template, size, step, slab, blocks)
+        return super().read_step(*arguments, **options)
 
 
 @pytest.fixture

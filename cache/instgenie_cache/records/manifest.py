@@ -40,6 +40,11 @@ class Manifest:
     created: float
     note: bytes = b""
 
+    @property
+    def writing(self) -> str:
+        """What tells this writing of the template from others of it: its time, as 16 hex digits."""
+        return struct.pack(">d", self.created).hex()
+
 
 def check_note(note: bytes) -> None:
     """Raise `CacheError` where a note is longer than notes may be."""

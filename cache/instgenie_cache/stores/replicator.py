@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from instgenie_cache.errors import CacheError, RecordFormatError
+from instgenie_cache.records.manifest import Manifest
+from instgenie_cache.records.slab import Slab
 from instgenie_cache.stores.silence import Silence
 from instgenie_cache.stores.step_loader import StepLoader, StepView
 from instgenie_cache.stores.store_state import StoreState
@@ -31,7 +33,7 @@ class ReplicatorTimes:
     """How patient a replicator is.
 
     Attributes:
-        retry_seconds: between attempts at a deletion that failed.
+        retry_seconds: between attempts at a deletion that failed, and at copying a template.
         slow_seconds: after which an attempt at anything that fails says that the tier does not answer: it is left alone
             for `retry_seconds` then. A silent object store takes 30 s for each attempt.
         end_seconds: after the close began, in which deletions that failed are tried again; from then on the first
@@ -46,9 +48,10 @@ class ReplicatorTimes:
 class Replicator:
     """One thread that copies and deletes whole templates, one after the other.
 
-    A copy that fails is given up, and logged; the template's next use tries again. A deletion is tried until it is
-    done or the store is closed, and a template that is to be deleted is looked up in no shared tier meanwhile. What
-    comes new waits for one deletion that is tried again at most, and for none where the tier does not answer.
+    A copy that fails is given up, and logged; a use of the template some time later tries again. A deletion is tried
+    until it is done or the store is closed, and a template that is to be deleted is looked up in no shared tier
+    meanwhile. What comes new waits for one deletion that is tried again at most, and for none where the tier does not
+    answer.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Replicator:
         tiers = (self._state.nearest, *self._state.shared)
         if entry.is_being_copied or not any(_lacks(tier, entry) for tier in tiers):
             return
-        if self._queue.qsize() < _MAX_COPIES:
+        if self._queue.qsize() < _MAX_COPIES and time.monotonic() >= entry.not_copied_until:
             entry.is_being_copied = True
             self._queue.put(lambda: self._copy(entry))
 
@@ -90,9 +93,9 @@ class Replicator:
             self._state.deleting.add(template)
             self._queue.put(lambda: self._delete_first(template))
 
-    def delete_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
-        """Drop a template from a shared tier, unless somebody wrote it anew there."""
-        self._queue.put(lambda: self._delete_broken(entry, tier))
+    def delete_broken(self, entry: TemplateEntry, tier: ColdTier, step: int) -> None:
+        """Drop a template from a shared tier, unless somebody has mended the step there, or wrote it all anew."""
+        self._queue.put(lambda: self._delete_broken(entry, tier, step))
 
     # Without it
 
@@ -135,64 +138,74 @@ class Replicator:
         try:
             for tier in self._state.shared:
                 if _lacks(tier, entry) and not self._silence.lasts:
-                    self._spread(entry, tier)
-            if _lacks(self._state.nearest, entry):
+                    self._copy_to(tier, entry)
+            if _lacks(self._state.nearest, entry) and not self._silence.lasts:
                 self._fetch(entry)
         finally:
             with self._state.changed:
                 entry.is_being_copied = False
 
-    def _spread(self, entry: TemplateEntry, tier: ColdTier) -> None:
-        """Give a shared tier a template, unless it has it. Meanwhile it is not evicted."""
+    def _copy_to(self, tier: ColdTier, entry: TemplateEntry) -> None:
+        try:
+            is_there = self._spread(entry, tier)
+        except CacheError:
+            self._state.observer.failed(tier.name)
+            entry.not_copied_until = time.monotonic() + self._times.retry_seconds
+            raise
+        if not is_there:
+            entry.not_copied_until = time.monotonic() + self._times.retry_seconds
+
+    def _spread(self, entry: TemplateEntry, tier: ColdTier) -> bool:
+        """Give a shared tier a template, unless it has another writing of it; whether it has this one."""
         if entry.template in self._state.deleting:  # it is of before
             self._delete(entry.template)
-        with self._state.changed:
-            if entry.is_gone:
-                return
-            self._state.lease(entry)
-        try:
-            is_there = self._is_there(entry, tier) or self._write(entry, tier)
-        finally:
-            with self._state.changed:
-                self._state.release(entry)
+        found = self._found(entry.template, tier)
+        if found is None:
+            return self._write(entry, tier)
+        is_there = found == entry.manifest
         with self._state.changed:
             if is_there and not entry.is_gone:
                 self._state.has_in(entry, tier)
+        return is_there
 
-    def _is_there(self, entry: TemplateEntry, tier: ColdTier) -> bool:
-        """Whether a shared tier has this very writing of a template. Another one is left alone, and so is this one."""
+    def _found(self, template: str, tier: ColdTier) -> Manifest | None:
+        """What a shared tier has; what is broken there is dropped."""
         try:
             with self._silence.watch():
-                found = tier.manifest(entry.template)
+                return tier.manifest(template)
         except RecordFormatError as error:
-            log.warning("template %s in the %s tier is written anew: %s", entry.template, tier.name, error)
-            tier.delete(entry.template)
-            found = None
-        if found == entry.manifest:
-            return True
-        if found is not None or not tier.claim(entry.manifest):
-            log.info("another writing of template %s is in the %s tier", entry.template, tier.name)
-            entry.others_in.add(tier.name)
-        return False
+            log.warning("template %s in the %s tier is written anew: %s", template, tier.name, error)
+            tier.delete(template)
+            return None
 
     def _write(self, entry: TemplateEntry, tier: ColdTier) -> bool:
-        """Whether all of it was written."""
-        if tier.name in entry.others_in:
-            return False
-        for step in range(entry.size.steps):
-            view = None if entry.is_gone else self._loader.load(entry, step)
-            if view is None:
+        """Write a template to a shared tier; whether all of it was. Meanwhile it is not evicted."""
+        with self._state.changed:
+            if entry.is_gone:
                 return False
-            try:
-                with self._silence.watch():
-                    tier.write_steps(entry.template, entry.size, [(step, view.slab)])
-            finally:
-                self._loader.close_view(view)
-        with self._silence.watch():
-            if not tier.claim(entry.manifest):  # it was deleted meanwhile, and somebody else writes it
-                return False
+            self._state.lease(entry)
+        is_written = False
+        try:
+            for step in range(entry.size.steps):
+                view = self._load(entry, step)
+                if view is None:
+                    return False
+                try:
+                    tier.write_steps(entry.template, entry.size, [(step, view.slab)], entry.manifest.writing)
+                finally:
+                    self._loader.close_view(view)
             tier.commit(entry.manifest)
-        return True
+            is_written = True
+            return True
+        finally:
+            with self._state.changed:
+                if is_written and not entry.is_gone:
+                    self._state.has_in(entry, tier)
+                self._state.release(entry)
+
+    def _load(self, entry: TemplateEntry, step: int) -> StepView | None:
+        """A step of a template that is still wanted."""
+        return None if entry.is_gone else self._loader.load(entry, step)
 
     def _fetch(self, entry: TemplateEntry) -> None:
         """Give the nearest tier a template, by the thread that writes to it."""
@@ -239,7 +252,7 @@ class Replicator:
 
     def _delete_first(self, template: str) -> None:
         now = time.monotonic()
-        if self._waiting.is_paused(now):
+        if self._waiting.is_paused(now) or self._silence.lasts:
             self._waiting.postpone(template, now)
         else:
             self._delete(template)
@@ -251,7 +264,8 @@ class Replicator:
         began = time.monotonic()
         try:
             for tier in self._state.shared:
-                tier.delete(template)
+                with self._silence.watch():
+                    tier.delete(template)
         except Exception:
             now = time.monotonic()
             self._waiting.failed(template, now - began, now)
@@ -272,12 +286,18 @@ class Replicator:
         if left:
             log.warning("%d templates could not be deleted from the shared tiers, %s among them", len(left), left[0])
 
-    def _delete_broken(self, entry: TemplateEntry, tier: ColdTier) -> None:
-        manifest = tier.manifest(entry.template)
-        if manifest == entry.manifest:
-            tier.delete(entry.template)
+    def _delete_broken(self, entry: TemplateEntry, tier: ColdTier, step: int) -> None:
+        slab = Slab.private(entry.size.step_bytes)
+        try:
+            if tier.manifest(entry.template) != entry.manifest:
+                return
+            if tier.read_step(entry.template, entry.size, step, slab, writing=entry.manifest.writing):
+                return
+        except RecordFormatError as error:
+            log.warning("template %s is dropped from the %s tier: %s", entry.template, tier.name, error)
+        tier.delete(entry.template)
 
 
 def _lacks(tier: ColdTier | None, entry: TemplateEntry) -> bool:
     """Whether a tier could have a template, and has not."""
-    return tier is not None and tier not in entry.tiers and tier.name not in entry.others_in and tier.fault is None
+    return tier is not None and tier not in entry.tiers and tier.fault is None

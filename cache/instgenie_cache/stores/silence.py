@@ -10,7 +10,8 @@ from instgenie_cache.errors import CacheError
 
 
 class Silence:
-    """After an attempt that took long to fail, none is to be made for a while, as each would take as long.
+    """After a question that took long to fail, none is to be asked for a while, as each would take as long. What is
+    expected to take long, and may fail for reasons of its own, is none.
 
     For any thread.
     """
@@ -31,7 +32,7 @@ class Silence:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Around one attempt."""
+        """Around one question."""
         began = self._clock()
         try:
             yield
@@ -40,3 +41,4 @@ class Silence:
             if now - began >= self._slow_seconds:
                 self._until = now + self._seconds
             raise
+        self._until = float("-inf")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from instgenie_cache.errors import CacheError, RecordFormatError
 from instgenie_cache.records.slab import Slab
+from instgenie_cache.stores.silence import Silence
 from instgenie_cache.stores.store_state import StoreState
 from instgenie_cache.stores.template_entry import TemplateEntry
 from instgenie_cache.tiers.host_tier import Pin, StepKey
@@ -45,14 +46,17 @@ class StepView:
 class StepLoader:
     """Loads steps, or some blocks of them, from the tiers below the host. A step that several want is loaded once."""
 
-    def __init__(self, state: StoreState, on_broken: Callable[[TemplateEntry, ColdTier, int], object]) -> None:
+    def __init__(
+        self, state: StoreState, on_broken: Callable[[TemplateEntry, ColdTier, int, int], object], silence: Silence
+    ) -> None:
         """Args:
-        on_broken: called with a template that lacks a record or has a corrupt one in a tier, and with the tier's
-            `losses` from before it was read.
+        on_broken: called with a template, a tier, a step that lacks a record or has a corrupt one there, and the
+            tier's `losses` from before it was read.
+        silence: of the shared tiers.
         """
-        self._state, self._on_broken = state, on_broken
+        self._state, self._on_broken, self._silence = state, on_broken, silence
         self._loading: dict[StepKey, Future[bool]] = {}
-        self._prefetching: set[StepKey] = set()  # steps that wait for a thread of the pool
+        self._prefetching: set[StepKey] = set()  # steps that wait for a thread of the pool, and were not loaded since
         self._private_bytes = 0  # of views outside the arena
         self._private_limit_bytes = state.host.total_bytes // _PRIVATE_SHARE
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="cache-loader")  # its threads start when needed
@@ -234,14 +238,10 @@ class StepLoader:
         for tier, losses in sources:
             started = time.perf_counter()
             try:
-                is_whole = tier.read_step(entry.template, entry.size, step, slab, blocks)
-                if tier.is_shared and tier.manifest(entry.template) != entry.manifest:
-                    log.warning("template %s is gone from the %s tier, or written anew", entry.template, tier.name)
-                elif is_whole:
+                if self._read_from(tier, entry, step, slab, blocks):
                     observer.loaded(tier.name, slab.num_bytes, time.perf_counter() - started)
                     return True
-                else:
-                    log.warning("step %d of template %s lacks a record in the %s tier", step, entry.template, tier.name)
+                log.warning("step %d of template %s lacks a record in the %s tier", step, entry.template, tier.name)
             except RecordFormatError as error:
                 log.warning("step %d of template %s in the %s tier: %s", step, entry.template, tier.name, error)
                 if not entry.is_gone:
@@ -250,10 +250,19 @@ class StepLoader:
                 observer.failed(tier.name)
                 failure = error
                 continue
-            self._on_broken(entry, tier, losses)
+            self._on_broken(entry, tier, step, losses)
         if failure is not None:
             raise failure
         return False
+
+    def _read_from(self, tier: ColdTier, entry: TemplateEntry, step: int, slab: Slab, blocks: range | None) -> bool:
+        """See `ColdTier.read_step`; a shared tier that did not answer a little while ago is not asked."""
+        if not tier.is_shared:
+            return tier.read_step(entry.template, entry.size, step, slab, blocks)
+        if self._silence.lasts:
+            raise CacheError(f"the {tier.name} tier did not answer a little while ago")
+        with self._silence.watch():
+            return tier.read_step(entry.template, entry.size, step, slab, blocks, entry.manifest.writing)
 
 
 def _own_memory(num_bytes: int, what: str) -> Slab:

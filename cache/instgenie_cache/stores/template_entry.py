@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,8 +27,7 @@ class TemplateEntry:
         host_name: what its steps are called in the host tier: a template that is deleted and written anew does not meet
             the steps of before, which somebody may still read.
         tiers: below the host that hold all of it, nearest first.
-        others_in: shared tiers that hold another writing of the template, or in which one is under way; this one is not
-            copied there.
+        not_copied_until: a copy to a shared tier failed, or another writing is there; on the monotonic clock.
         losses: how often each tier's copy, or what was written of one, was found broken or given up. Whoever reads
             remembers it: what is found out about an earlier copy says nothing of the one that is there now.
         reserved: steps that have memory and that readers cannot find yet: incomplete ones, and, where there is no tier
@@ -49,7 +49,7 @@ class TemplateEntry:
     created: float = field(default_factory=time.time)
     note: bytes = b""
     tiers: list[ColdTier] = field(default_factory=list)
-    others_in: set[TierName] = field(default_factory=set)
+    not_copied_until: float = -math.inf
     losses: Counter[TierName] = field(default_factory=Counter)
     written: set[int] = field(default_factory=set)
     reserved: dict[int, Slab] = field(default_factory=dict)

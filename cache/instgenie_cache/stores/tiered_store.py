@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from heapq import nsmallest
 
-from instgenie_cache.errors import CacheError, RecordFormatError
+from instgenie_cache.errors import CacheError
 from instgenie_cache.eviction import EvictionPolicy
 from instgenie_cache.names import is_template_name, is_within
 from instgenie_cache.records.manifest import Manifest
-from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.stores.observer import NoObserver, StoreObserver
 from instgenie_cache.stores.replicator import Replicator, ReplicatorTimes
@@ -19,6 +18,7 @@ from instgenie_cache.stores.silence import Silence
 from instgenie_cache.stores.step_loader import StepLoader
 from instgenie_cache.stores.store import StoreStats
 from instgenie_cache.stores.store_state import StoreState
+from instgenie_cache.stores.store_sweep import StoreSweep
 from instgenie_cache.stores.template_entry import TemplateEntry
 from instgenie_cache.stores.tiered_lease import TieredLease
 from instgenie_cache.stores.tiered_writer import TieredWriter
@@ -65,11 +65,11 @@ class TieredStore:
         """
         self._state = StoreState(host, cold, cold_policy, observer or NoObserver())
         self._tiers = tuple(cold)
-        self._loader = StepLoader(self._state, self._is_broken)
-        nearest = self._state.nearest
-        self._behind = None if nearest is None else WriteBehind(self._state, nearest, self._copy)
         times = times or ReplicatorTimes()
         self._silence = Silence(times.retry_seconds, times.slow_seconds)
+        self._loader = StepLoader(self._state, self._is_broken, self._silence)
+        nearest = self._state.nearest
+        self._behind = None if nearest is None else WriteBehind(self._state, nearest, self._copy)
         self._replicator = None
         if self._state.shared:
             self._replicator = Replicator(self._state, self._loader, self._behind, times, self._silence)
@@ -108,7 +108,7 @@ class TieredStore:
             self._state.books.hit(template)
             if self._state.is_near(entry):
                 self._state.cold_policy.touch(template)
-            if entry.tiers:
+            if entry.tiers or entry.is_volatile:
                 self._copy(entry)  # which may have failed before
             self._state.lease(entry)
             tier = self._tier_of(entry)
@@ -156,7 +156,7 @@ class TieredStore:
         """See `RecordStore`: in the nearest tier below the host, as durable as that makes it.
 
         Raises:
-            CacheError: a template that was committed since the last flush is not there, or that tier will lose with
+            CacheError: a template that was committed since the last flush is in no tier, or the nearest will lose with
                 the next start what no shared one has.
         """
         if self._behind is not None:
@@ -245,53 +245,19 @@ class TieredStore:
     def sweep(self, namespace: str | None = None, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
         """Verify every record in the nearest tier below the host, and drop what is broken.
 
+        Without a namespace, drop what no template has, too, there and in the shared tiers.
+
         Args:
             should_stop: asked before each step; the rest is left out then.
 
         Returns:
             Records that were read, templates that were dropped.
         """
-        records = dropped = 0
+        sweep = StoreSweep(self._state, self._is_broken, self._silence, should_stop)
+        records, dropped = sweep.verify(namespace)
         if namespace is None:
-            self._sweep_shared()
-        tier, observer = self._state.nearest, self._state.observer
-        if tier is None:
-            return records, dropped
-        with self._state.changed:
-            entries = [(one, one.losses[tier.name]) for one in self._state.seen(namespace) if tier in one.tiers]
-        for entry, losses in entries:
-            slab = Slab.private(entry.size.step_bytes)
-            for step in range(entry.size.steps):
-                if should_stop() or self._state.is_closed:
-                    return records, dropped
-                try:
-                    broken = None if tier.read_step(entry.template, entry.size, step, slab) else "it lacks a record"
-                except RecordFormatError as error:
-                    broken = str(error)
-                except CacheError as error:  # which says nothing of the record
-                    observer.failed(tier.name)
-                    log.warning("step %d of template %s cannot be verified: %s", step, entry.template, error)
-                    continue
-                records += entry.size.blocks
-                if broken is None:
-                    continue
-                if self._is_broken(entry, tier, losses):
-                    log.warning("step %d of template %s in the %s tier: %s", step, entry.template, tier.name, broken)
-                    observer.corrupt(tier.name)
-                    dropped += 1
-                break
-        if namespace is None:
-            tier.sweep()
+            sweep.drop_leftovers()
         return records, dropped
-
-    def _sweep_shared(self) -> None:
-        """Drop what copies that were given up have left in the shared tiers."""
-        for tier in self._state.shared:
-            try:
-                tier.sweep()
-            except CacheError as error:
-                self._state.observer.failed(tier.name)
-                log.warning("the %s tier is not swept: %s", tier.name, error)
 
     def sync(self) -> None:
         """Bring what was written to the disk, where the disk tier's policy leaves that to its owner."""
@@ -406,7 +372,7 @@ class TieredStore:
         if self._replicator is not None:
             self._replicator.copy(entry)
 
-    def _is_broken(self, entry: TemplateEntry, tier: ColdTier, losses: int) -> bool:
+    def _is_broken(self, entry: TemplateEntry, tier: ColdTier, step: int, losses: int) -> bool:
         """A tier's copy of a template is not whole: drop it there, and altogether where no other tier has one.
 
         Args:
@@ -423,7 +389,7 @@ class TieredStore:
             else:
                 self._behind.lost(entry, tier)
             if tier is not self._state.nearest and self._replicator is not None:
-                self._replicator.delete_broken(entry, tier)
+                self._replicator.delete_broken(entry, tier, step)
             return True
 
     def _check_open(self) -> None:

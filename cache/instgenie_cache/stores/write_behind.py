@@ -207,6 +207,7 @@ class WriteBehind:
         with state.changed:
             if entry.is_gone or self._tier in entry.tiers:
                 return
+            losses = entry.losses[self._tier.name]
             is_whole = len(entry.written) == entry.size.steps
             if not is_whole:  # given up after a failure; what was written since is of no use
                 state.give_up_written(entry)
@@ -217,7 +218,7 @@ class WriteBehind:
             self._make_room(state.footprint_bytes(entry) - self._tier.footprint_bytes(entry.size))
         self._tier.commit(entry.manifest)
         with state.changed:
-            if entry.is_gone:  # its deletion is in the queue
+            if entry.losses[self._tier.name] != losses:  # dropped, or found broken: its deletion is in the queue
                 return
             state.has_in(entry, self._tier)
             self._on_durable(entry)
@@ -259,7 +260,7 @@ class WriteBehind:
                     return
                 if self._pending_deletions:
                     raise StoreFullError(
-                        f"no room for {num_bytes} bytes: what was evicted for others cannot be deleted"
+                        f"no room for {num_bytes} bytes: what was deleted, or evicted for others, is still there"
                     )
                 victim = victims[0]
                 state.evict_cold(victim)

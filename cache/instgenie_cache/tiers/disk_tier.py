@@ -176,11 +176,13 @@ class DiskTier:
         """See `ColdTier`."""
         return self._committed.get(template)
 
-    def claim(self, manifest: Manifest) -> bool:
-        """See `ColdTier`. Nobody else writes here."""
-        return manifest.template not in self._committed
-
-    def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
+    def write_steps(
+        self,
+        template: str,
+        size: TemplateSize,
+        steps: Sequence[tuple[int, Slab]],
+        writing: str = "",  # noqa: ARG002 - nobody else writes here
+    ) -> None:
         """See `ColdTier`. Several small steps at once are faster than one by one."""
         wanted_bytes = len(steps) * _step_disk_bytes(size)
         with self._writing:
@@ -236,7 +238,15 @@ class DiskTier:
             self._committed[template] = manifest
             self._used_bytes += note_bytes
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(
+        self,
+        template: str,
+        size: TemplateSize,
+        step: int,
+        slab: Slab,
+        blocks: range | None = None,
+        writing: str = "",  # noqa: ARG002 - there is one
+    ) -> bool:
         """See `ColdTier`. Records are verified where they were copied to.
 
         Raises:
@@ -272,11 +282,17 @@ class DiskTier:
             self._forget(template)
             self._ballast.restore()
 
-    def sweep(self) -> int:
+    def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """See `ColdTier`."""
+        swept = 0
         with self._writing:
             known = {template_prefix(template) for template in (*self._committed, *self._drafts)}
-            return sum(self._delete_records(prefix) for prefix in self._env.stored_prefixes() if prefix not in known)
+            for prefix in self._env.stored_prefixes():
+                if should_stop():
+                    break
+                if prefix not in known:
+                    swept += self._delete_records(prefix)
+        return swept
 
     def sync(self) -> None:
         """Bring everything to the disk that was committed before; of use where the policy is not `commit`."""

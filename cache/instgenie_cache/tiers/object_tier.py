@@ -3,9 +3,10 @@
 A step is one object, its records where `TemplateSize` puts them and zeros between. Names of templates hold no `=`, so
 that no object of theirs can be in the way of another template:
 
-    <template>/=claim       written first, by whoever comes first: its manifest to be
-    <template>/=<step>
-    <template>/=manifest    written last
+    <template>/=<writing>=<step>
+    <template>/=manifest            written last
+
+Machines that write one template at a time do not meet: steps are those of a writing, and the last manifest counts.
 
 An object that is there is whole, so there are no half-written ones; multi-part uploads are obstore's business.
 """
@@ -13,11 +14,11 @@ An object that is there is whole, so there are no half-written ones; multi-part 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
 from instgenie_cache.errors import CacheError, RecordFormatError, StoreFullError
@@ -31,7 +32,7 @@ from instgenie_cache.tiers.tier import TierName
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-_MANIFEST, _CLAIM = "=manifest", "=claim"
+_MANIFEST = "=manifest"
 _MAX_MANIFEST_BYTES = 1024 + MAX_NOTE_BYTES
 # Others write to the store as well: what is larger is a fault of theirs, and none of ours to make room for.
 _MAX_STEPS = _MAX_BLOCKS = 1_000_000
@@ -132,28 +133,14 @@ class ObjectTier:
             raise RecordFormatError(f"the manifest of {manifest.template} is filed under {template}")
         return manifest
 
-    def claim(self, manifest: Manifest) -> bool:
-        """See `ColdTier`."""
-        path, wanted = _path(manifest.template, _CLAIM), encode_manifest(manifest)
-        try:
-            self._put(path, wanted, mode="create")
-        except _AlreadyThereError:
-            found = self._get(path, _MAX_MANIFEST_BYTES)
-            return found is not None and bytes(found) == wanted
-        return True
-
-    def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
-        """See `ColdTier`. What was written before an error stays until it is swept: it may be another machine's.
-
-        A manifest of an earlier writing is dropped first: nobody is to read steps of both.
-        """
-        manifest = _path(template, _MANIFEST)
-        if self._length(manifest) is not None:
-            self._delete(manifest)
+    def write_steps(
+        self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]], writing: str = ""
+    ) -> None:
+        """See `ColdTier`. What was written before an error stays until it is swept."""
         for step, slab in steps:
-            self._write_step(template, size, step, slab)
+            self._write_step(_step_path(template, writing, step), size, slab)
 
-    def _write_step(self, template: str, size: TemplateSize, step: int, slab: Slab) -> None:
+    def _write_step(self, path: str, size: TemplateSize, slab: Slab) -> None:
         gap = bytes(size.stride_bytes - size.stored_record_bytes)
 
         def parts() -> Iterator[bytes | memoryview]:
@@ -163,15 +150,23 @@ class ObjectTier:
                 if gap:
                     yield gap
 
-        self._put(_path(template, f"={step}"), parts())
+        self._put(path, parts())
 
     def commit(self, manifest: Manifest) -> None:
         """See `ColdTier`."""
         self._put(_path(manifest.template, _MANIFEST), encode_manifest(manifest))
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(
+        self,
+        template: str,
+        size: TemplateSize,
+        step: int,
+        slab: Slab,
+        blocks: range | None = None,
+        writing: str = "",
+    ) -> bool:
         """See `ColdTier`."""
-        path = _path(template, f"={step}")
+        path = _step_path(template, writing, step)
         if blocks is None:
             blocks = range(size.blocks)
             data = self._get(path, size.step_bytes)
@@ -198,18 +193,31 @@ class ObjectTier:
             if path.rpartition("/")[0] == template:
                 self._delete(path)
 
-    def sweep(self) -> int:
-        """See `ColdTier`. Counts objects. Only old ones go: another machine may be writing the others."""
-        objects = list(self._list())
-        committed = {path.rpartition("/")[0] for path, _ in objects if path.endswith(f"/{_MANIFEST}")}
+    def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """See `ColdTier`. Counts objects. Only writings of which nothing is new go: another machine may be at them."""
         oldest = datetime.now(UTC) - self._abandoned
-        swept = 0
-        for path, modified in objects:
+        writings: dict[tuple[str, str], list[tuple[str, datetime]]] = {}
+        for path, modified in self._list():
             template, _, name = path.rpartition("/")
-            if name.startswith("=") and template not in committed and modified <= oldest:
+            if name.startswith("=") and name != _MANIFEST:
+                writings.setdefault((template, name.rpartition("=")[0]), []).append((path, modified))
+        swept = 0
+        for (template, writing), objects in writings.items():
+            if should_stop():
+                break
+            if max(modified for _, modified in objects) > oldest or self._is_committed(template, writing):
+                continue
+            for path, _ in objects:
                 self._delete(path)
                 swept += 1
         return swept
+
+    def _is_committed(self, template: str, writing: str) -> bool:
+        try:
+            manifest = self.manifest(template)
+        except RecordFormatError:
+            return True  # whose steps they are cannot be told
+        return manifest is not None and writing == f"={manifest.writing}"
 
     def close(self) -> None:
         """See `ColdTier`."""
@@ -268,12 +276,10 @@ class ObjectTier:
             return None
         raise RecordFormatError(f"{path}: {found_bytes} bytes, expected {whole_bytes}")
 
-    def _put(
-        self, path: str, data: bytes | Iterator[bytes | memoryview], mode: Literal["create"] | None = None
-    ) -> None:
+    def _put(self, path: str, data: bytes | Iterator[bytes | memoryview]) -> None:
         store = self._opened()
         with _errors(path):
-            store.put(path, data, mode=mode)
+            store.put(path, data)
 
     def _delete(self, path: str) -> None:
         store = self._opened()
@@ -295,21 +301,15 @@ class _MissingError(CacheError):
     """There is no such object."""
 
 
-class _AlreadyThereError(CacheError):
-    """There is such an object."""
-
-
 @contextmanager
 def _errors(what: str) -> Iterator[None]:
     """obstore's errors as the cache's."""
-    from obstore.exceptions import AlreadyExistsError, BaseError
+    from obstore.exceptions import BaseError
 
     try:
         yield
     except FileNotFoundError as error:
         raise _MissingError(f"{what} is not in the object store") from error
-    except AlreadyExistsError as error:
-        raise _AlreadyThereError(f"{what} is in the object store already") from error
     except (BaseError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         if "os error 28" in reason or "os error 122" in reason:
@@ -330,6 +330,10 @@ def _check_size(manifest: Manifest) -> None:
             f"{manifest.template}: {size} is absurd: at most {_MAX_STEPS} steps, {_MAX_BLOCKS} blocks, "
             f"{_MAX_RECORD_BYTES} bytes a record and {_MAX_STEP_BYTES} a step are read"
         )
+
+
+def _step_path(template: str, writing: str, step: int) -> str:
+    return _path(template, f"={writing}={step}")
 
 
 def _path(template: str, name: str) -> str:

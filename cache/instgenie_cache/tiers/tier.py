@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 from instgenie_cache.records.manifest import Manifest
@@ -56,16 +56,13 @@ class ColdTier(Protocol):
         """One template, None where it is not committed here."""
         ...
 
-    def claim(self, manifest: Manifest) -> bool:
-        """Before a template is written to a shared tier: whether this writing of it may be.
-
-        False where another writing was begun there first and was not deleted since: whoever reads is not to meet steps
-        of both. A claim ends with the template's deletion, or is swept.
-        """
-        ...
-
-    def write_steps(self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]]) -> None:
+    def write_steps(
+        self, template: str, size: TemplateSize, steps: Sequence[tuple[int, Slab]], writing: str = ""
+    ) -> None:
         """Write the records of some steps, which lie in the slabs as `TemplateSize` says.
+
+        Args:
+            writing: of a template; see `Manifest`. Others write to a shared tier, too: it keeps their steps apart.
 
         The template may be committed with fewer steps than `size` says, as long as it has those that were written.
 
@@ -85,12 +82,21 @@ class ColdTier(Protocol):
         """
         ...
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(
+        self,
+        template: str,
+        size: TemplateSize,
+        step: int,
+        slab: Slab,
+        blocks: range | None = None,
+        writing: str = "",
+    ) -> bool:
         """Fill the slab with the records of a step, each of them verified. False where one of them is lost.
 
         Args:
             blocks: adjacent ones, one at least: they alone are read, to the slab's beginning, a stride apart. None is
                 all of them.
+            writing: whose step it is, as in `write_steps`.
 
         Raises:
             RecordFormatError: one is corrupt, or a record of something else.
@@ -102,8 +108,12 @@ class ColdTier(Protocol):
         """Drop a template, manifest first. An unknown one is no error."""
         ...
 
-    def sweep(self) -> int:
-        """Drop the records that belong to no manifest and to nothing that is being written; how many."""
+    def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """Drop the records that belong to no manifest and to nothing that is being written; how many.
+
+        Args:
+            should_stop: asked now and then; once it says so, the rest is left out.
+        """
         ...
 
     def close(self) -> None:

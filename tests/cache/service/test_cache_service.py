@@ -18,7 +18,6 @@ import pytest
 from instgenie_cache import CacheError, ServiceError, TemplateSize
 from instgenie_cache.client.cache_client import CacheClient
 from instgenie_cache.records.record import RecordKey, decode_record
-from instgenie_cache.records.slab import Slab
 from instgenie_cache.service import cache_service
 from instgenie_cache.service.cache_service import MAX_HANDSHAKES, CacheService
 from instgenie_cache.service.listeners import listen_unix
@@ -221,9 +220,9 @@ class _WaitingTier(FakeTier):
         super().__init__()
         self.may_read = threading.Event()
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(self, *arguments: Any, **options: Any) -> bool:
         assert self.may_read.wait(10)
-        return super().read_step(template, size, step, slab, blocks)
+        return super().read_step(*arguments, **options)
 
 
 async def test_closing_answers_what_is_in_progress(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from instgenie_cache import TemplateSize
 from instgenie_cache.records.manifest import Manifest
-from instgenie_cache.records.slab import Slab
 from instgenie_cache.service.private_memory import PrivateMemory
 from instgenie_cache.service.session_leases import SessionLeases
 from instgenie_cache.service.session_limits import SessionLimits
@@ -30,6 +30,7 @@ from instgenie_cache.wire.messages import (
     Pin,
     Put,
     Release,
+    Stat,
     Sweep,
 )
 from tests.cache.session_driver import Driver, Side, record_bytes
@@ -263,9 +264,9 @@ class _SlowTier(FakeTier):
         super().__init__(name="object" if is_shared else "disk", is_shared=is_shared)
         self.may_read = threading.Event()
 
-    def read_step(self, template: str, size: TemplateSize, step: int, slab: Slab, blocks: range | None = None) -> bool:
+    def read_step(self, *arguments: Any, **options: Any) -> bool:
         assert self.may_read.wait(10)
-        return super().read_step(template, size, step, slab, blocks)
+        return super().read_step(*arguments, **options)
 
     def manifest(self, template: str) -> Manifest | None:
         assert self.may_read.wait(10)
@@ -308,6 +309,29 @@ async def test_a_far_tier_that_does_not_answer_holds_up_those_alone_who_ask_it()
     far.may_read.set()
     for number in numbers:
         assert (await waiting.reply(number))[0]["lease"] is None
+    side.close()
+    store.close()
+
+
+async def test_lookups_that_wait_hold_up_nothing_that_is_known() -> None:
+    """Of the same client: neither leases nor steps from the disk."""
+    far, disk = _SlowTier(is_shared=True), FakeTier()
+    store = tiered_store(disk, far, pages=1)
+    for name in ("t", "newer"):  # for which `t` leaves the memory
+        fill_template(store, name, ONE)
+        store.flush()
+    side = Side(store, loads=2)
+    client = side.client()
+    numbers = [client.send(Lease(template=f"unknown{number}")) for number in range(4)]
+    async with asyncio.timeout(10):
+        assert (await client.ask(Stat(template="t")))[0]["templates"] == 1
+        assert (await client.ask(Pin(template="t", pinned=True)))[0]["held"]
+        assert (await client.ask(Lease(template="t")))[0]["tier"] == "disk"
+        assert "error" not in (await client.ask(Fetch(lease=1, step=0)))[0]
+    assert disk.reads
+    far.may_read.set()
+    for number in numbers:
+        assert (await client.reply(number))[0]["lease"] is None
     side.close()
     store.close()
 

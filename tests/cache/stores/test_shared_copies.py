@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from instgenie_cache import CacheError, RecordFormatError, RecordKey, TemplateSize
 from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.stores.replicator import ReplicatorTimes
 from instgenie_cache.stores.tiered_store import TieredStore
+from instgenie_cache.tiers.object_tier import ObjectTier
 from tests.cache.small_stores import (
     RECORD_BYTES,
     FakeTier,
+    fill_of,
     fill_template,
     read_template,
     record_of,
@@ -34,18 +37,18 @@ class Bucket(FakeTier):
 
 
 class HeldTier(FakeTier):
-    """A tier whose reads in one thread, or all, wait until they may, and tell then what they found."""
+    """A tier where one thread reads step 1 of "b", and is told what it found once it may be."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.thread: threading.Thread | None = None
         self.is_read, self.may_tell = threading.Event(), threading.Event()
 
-    def read_step(self, *arguments: Any) -> bool:
+    def read_step(self, template: str, size: TemplateSize, step: int, *arguments: Any, **options: Any) -> bool:
         try:
-            return super().read_step(*arguments)
+            return super().read_step(template, size, step, *arguments, **options)
         finally:
-            if threading.current_thread() is self.thread:
+            if threading.current_thread() is self.thread and (template, step) == ("b", 1):
                 self.is_read.set()
                 assert self.may_tell.wait(10)
 
@@ -112,6 +115,32 @@ def _is_being_written(store: TieredStore, template: str) -> bool:
     return len(entry.unwritten) + len(entry.written) == SIZE.steps
 
 
+def test_a_copy_that_breaks_while_it_is_committed_is_none() -> None:
+    bucket = Bucket()
+    with closing(tiered_store(bucket)) as store:
+        fill_template(store, "a", SIZE, first=3)
+
+    class LateTier(FakeTier):
+        is_committing, may_commit = threading.Event(), threading.Event()
+
+        def commit(self, manifest: Manifest) -> None:
+            self.is_committing.set()
+            assert self.may_commit.wait(10)
+            super().commit(manifest)
+
+    disk = LateTier()
+    with closing(tiered_store(disk, bucket := Bucket(bucket), pages=2)) as store, closing_lease(store, "a") as lease:
+        assert disk.is_committing.wait(10)
+        in_memory = store._state.host.steps(store._state.entries["a"].host_name)
+        early = min(set(range(SIZE.steps)) - set(in_memory))
+        disk.flip(RecordKey("a", early, 0))
+        assert lease.blocks(early, 0, 1) is not None  # from the object store
+        disk.may_commit.set()
+        store.flush()
+        assert is_in(store, "a", bucket)
+    assert not disk.records
+
+
 # Whose copy it is
 
 
@@ -133,49 +162,87 @@ def test_a_copy_of_another_machine_is_left_alone() -> None:
         assert read_template(third, "a", SIZE) == values_of(SIZE, first=1)
 
 
-def test_a_copy_that_another_machine_makes_is_left_alone() -> None:
-    bucket, there = Bucket(), Bucket()
-    there.records, there.committed, there.claims = bucket.records, bucket.committed, bucket.claims
-    bucket.gate.clear()
-    with closing(tiered_store(FakeTier(), bucket)) as here, closing(tiered_store(FakeTier(), there)) as other:
-        put_all(here, "a", first=1)
-        wait_until(lambda: "a" in bucket.claims)
-        put_all(other, "a", first=100)
-        other.flush()
-        wait_until(lambda: not other._state.entries["a"].is_being_copied)
-        assert not there.writes
-        bucket.gate.set()
-        wait_until(lambda: "a" in bucket.committed)
-    with closing(tiered_store(Bucket(bucket))) as third:
-        assert read_template(third, "a", SIZE) == values_of(SIZE, first=1)
+class GatedStore(MemoryStore):
+    """An object store that holds what one machine writes."""
+
+    gate: threading.Event
+    held: threading.Event
+    thread: threading.Thread | None
+
+    def put(self, path: str, *arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is self.thread and path.endswith("=2"):
+            self.held.set()
+            assert self.gate.wait(10)
+        return super().put(path, *arguments, **options)
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_steps_of_two_writings_are_not_mixed(deletes: bool) -> None:
+    """Two machines write one template to an object store at the same time."""
+    objects = GatedStore()
+    objects.gate, objects.held, objects.thread = threading.Event(), threading.Event(), None
+    with closing(tiered_store(ObjectTier(objects))) as here, closing(tiered_store(ObjectTier(objects))) as other:
+        assert here._replicator is not None
+        objects.thread = here._replicator._thread
+        put_all(here, "a", first=1, note=b"here")
+        assert objects.held.wait(10)
+        if deletes:
+            other.delete("a")
+            wait_until(lambda: "a" not in other._state.deleting)
+        put_all(other, "a", first=100, note=b"there")
+        wait_until(lambda: ObjectTier(objects).manifest("a") is not None)
+        objects.gate.set()
+        wait_until(lambda: not here._state.entries["a"].is_being_copied)
+        with closing(tiered_store(FakeTier(), ObjectTier(objects))) as third, closing_lease(third, "a") as lease:
+            first = {b"here": 1, b"there": 100}[lease.note]
+            assert all(
+                value in (None, [first + step]) for step, value in enumerate(read_template(third, "a", SIZE) or ())
+            )
 
 
 @pytest.mark.parametrize("has_disk", [True, False])
-def test_steps_of_two_writings_are_not_mixed(has_disk: bool) -> None:
+def test_steps_that_were_written_anew_are_not_read_as_those_of_before(has_disk: bool) -> None:
     """A template that another machine deletes and writes anew while it is read here."""
     bucket = Bucket()
     with closing(tiered_store(bucket)) as here:
         put_all(here, "a", first=1)
         wait_until(lambda: "a" in bucket.committed)
         disk = [FakeTier()] if has_disk else []
-        shared = HeldTier(name="object", is_shared=True, content=bucket)
-        with closing(tiered_store(*disk, shared)) as store, closing_lease(store, "a") as lease:
-            shared.thread = threading.current_thread()
-            shared.may_tell.set()
-            first = lease.step(0)
-            assert first is not None
+        with closing(tiered_store(*disk, Bucket(bucket))) as store, closing_lease(store, "a") as lease:
+            assert lease.step(0) is not None
             here.delete("a")
             wait_until(lambda: "a" not in bucket.committed)
             put_all(here, "a", first=100)
             wait_until(lambda: "a" in bucket.committed)
             late = [lease.step(step) for step in range(1, SIZE.steps)]
-            values = [None if records is None else bytes(records[0].payload)[0] for records in late]
+            values = [None if records is None else fill_of(records[0]) for records in late]
             assert all(value in (None, 1 + step) for step, value in enumerate(values, 1))
             store.flush()
         if has_disk:
             with closing(tiered_store(FakeTier(content=disk[0]))) as again:
                 assert read_template(again, "a", SIZE) in (None, values_of(SIZE, first=1))
     assert bucket.committed.keys() == {"a"}  # it is the new one, and nobody's to delete
+
+
+def test_a_copy_that_was_mended_meanwhile_is_not_deleted() -> None:
+    """The machine that wrote it finds it broken, too, and is faster."""
+    bucket = Bucket()
+    with closing(tiered_store(FakeTier(), bucket)) as here:
+        put_all(here, "a", first=1)
+        wait_until(lambda: "a" in bucket.committed)
+        manifest, records = bucket.committed["a"], dict(bucket.records)
+        shared = Bucket(bucket)
+        with closing(tiered_store(shared)) as store, closing_lease(store, "a") as lease:
+            bucket.records.clear()
+            shared.gate.clear()
+            assert store._replicator is not None
+            busy = threading.Event()
+            store._replicator._queue.put(lambda: wait_until(busy.is_set))
+            assert lease.step(0) is None
+            bucket.records.update(records)
+            busy.set()
+        assert bucket.committed == {"a": manifest}
+        assert not shared.deletions
 
 
 def test_a_broken_manifest_in_the_shared_tier_is_replaced() -> None:
@@ -200,21 +267,34 @@ def test_a_broken_manifest_in_the_shared_tier_is_replaced() -> None:
 # When copies are made again
 
 
-@pytest.mark.parametrize("restarts", [True, False])
-def test_a_copy_that_failed_is_made_at_the_next_use(restarts: bool) -> None:
-    disk, bucket = FakeTier(), Bucket()
+@pytest.mark.parametrize(("has_disk", "restarts"), [(True, True), (True, False), (False, False)])
+def test_a_copy_that_failed_is_made_at_a_later_use(has_disk: bool, restarts: bool) -> None:
+    disk, bucket = [FakeTier()] if has_disk else [], Bucket()
     bucket.broken = CacheError("an outage")
-    store = tiered_store(disk, bucket)
+    times = ReplicatorTimes(retry_seconds=0.0)
+    store = tiered_store(*disk, bucket, times=times)
     fill_template(store, "a", SIZE)
     store.flush()
     wait_until(lambda: not store._state.entries["a"].is_being_copied)
     if restarts:
         store.close()
-        disk = FakeTier(content=disk)
-        store = tiered_store(disk, bucket := Bucket(bucket))
+        disk = [FakeTier(content=disk[0])]
+        store = tiered_store(*disk, bucket := Bucket(bucket), times=times)
     bucket.broken = None
     with closing(store), closing_lease(store, "a"):
-        wait_until(lambda: is_in(store, "a", disk, bucket))
+        wait_until(lambda: is_in(store, "a", *disk, bucket))
+
+
+def test_a_copy_that_failed_is_not_tried_at_once() -> None:
+    bucket = Bucket()
+    bucket.broken = CacheError("an outage")
+    with closing(tiered_store(FakeTier(), bucket, times=ReplicatorTimes(retry_seconds=3600.0))) as store:
+        fill_template(store, "a", SIZE)
+        store.flush()
+        wait_until(lambda: not store._state.entries["a"].is_being_copied)
+        bucket.broken = None
+        assert read_template(store, "a", SIZE) == values_of(SIZE)
+    assert not bucket.committed
 
 
 def test_a_copy_that_is_there_is_not_made_again_after_a_restart() -> None:
@@ -233,7 +313,7 @@ def test_what_is_being_copied_is_not_evicted() -> None:
     with closing(tiered_store(disk, bucket)) as store:
         fill_template(store, "a", SIZE)
         store.flush()
-        wait_until(lambda: "a" in bucket.claims)
+        wait_until(lambda: store._state.entries["a"].leases == 1)
         for name in "bc":
             fill_template(store, name, SIZE)
             store.flush()
@@ -246,9 +326,9 @@ def test_what_copies_have_left_is_swept_from_the_shared_tier_too() -> None:
     swept = []
 
     class Swept(Bucket):
-        def sweep(self) -> int:
+        def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
             swept.append(self.name)
-            return super().sweep()
+            return super().sweep(should_stop)
 
     for cold in ([FakeTier(), Swept()], [Swept()]):
         with closing(tiered_store(*cold)) as store:
@@ -259,6 +339,8 @@ def test_what_copies_have_left_is_swept_from_the_shared_tier_too() -> None:
             cold[-1].broken = CacheError("unreachable")
             store.sweep()
             swept.clear()
+            store.sweep(should_stop=lambda: True)
+            assert not swept
 
 
 def test_what_no_disk_could_hold_is_not_fetched_and_no_flush_tells_of_it() -> None:
@@ -323,3 +405,19 @@ def test_what_is_there_is_found_without_asking_anybody() -> None:
         assert store.lease("b", look_up=False) is None
         assert store.num_bytes("b", look_up=False) is None
         assert not store.pin("b", look_up=False)
+
+
+def test_what_only_a_silent_tier_has_fails_at_once() -> None:
+    bucket = Bucket()
+    with closing(tiered_store(bucket)) as store:
+        fill_template(store, "a", SIZE)
+    times = ReplicatorTimes(retry_seconds=3600.0, slow_seconds=0.0)
+    shared = HeldTier(name="object", is_shared=True, content=bucket)
+    with closing(tiered_store(shared, times=times)) as store, closing_lease(store, "a") as lease:
+        shared.broken = CacheError("timed out")
+        with pytest.raises(CacheError, match="timed out"):
+            lease.step(0)
+        shared.broken = None
+        with pytest.raises(CacheError, match="the object tier did not answer a little while ago"):
+            lease.step(1)
+    assert not shared.reads

@@ -134,9 +134,9 @@ def test_nothing_is_left_of_a_copy_that_turns_out_to_be_broken() -> None:
     class LateTier(FakeTier):
         """Its last step is read when another one has got to the disk."""
 
-        def read_step(self, template: str, size: TemplateSize, step: int, *to: Any) -> bool:
+        def read_step(self, template: str, size: TemplateSize, step: int, *to: Any, **options: Any) -> bool:
             wait_until(lambda: step < size.steps - 1 or bool(disk.records))
-            return super().read_step(template, size, step, *to)
+            return super().read_step(template, size, step, *to, **options)
 
     shared = LateTier(name="object", is_shared=True, content=bucket)
     with closing(tiered_store(disk, shared)) as store:
@@ -221,9 +221,11 @@ def test_tier_that_does_not_answer_is_left_alone_for_a_while() -> None:
     with closing(tiered_store(FakeTier(), bucket, times=times)) as store:
         for name in "abc":
             store.delete(name)
+        wait_until(lambda: not store.lookup_blocks("x"))
         fill_template(store, "d", SIZE)
-        wait_until(lambda: "d" in bucket.committed)
+        store.flush()
     assert bucket.deletions == ["a"]
+    assert not bucket.committed
 
 
 @pytest.mark.parametrize(("end_seconds", "left"), [(AN_HOUR, set()), (0.0, {"a", "b", "c"})])

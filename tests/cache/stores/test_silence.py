@@ -31,3 +31,14 @@ def test_what_succeeds_may_take_long() -> None:
     with silence.watch():
         now += 60.0
     assert not silence.lasts
+
+
+def test_an_answer_ends_it() -> None:
+    now = 100.0
+    silence = Silence(20.0, 1.0, lambda: now)
+    with suppress(CacheError), silence.watch():
+        now += 2.0
+        raise CacheError("timed out")
+    with silence.watch():
+        pass
+    assert not silence.lasts

@@ -330,7 +330,7 @@ def test_deletion_that_fails_does_not_end_the_writing() -> None:
         fill_template(store, "c", SIZE, first=3)
         disk.delete_gate.set()
         other.abort()
-        with pytest.raises(StoreFullError, match="what was evicted for others cannot be deleted"):
+        with pytest.raises(StoreFullError, match="what was deleted, or evicted for others, is still there"):
             store.flush()
         assert read_template(store, "c", SIZE) == values_of(SIZE, first=3)  # from memory
         assert store.holds("b")  # one victim is enough to see that it is no use

@@ -18,7 +18,7 @@ from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.disk_tier import DiskTier
 from instgenie_cache.tiers.object_tier import ObjectTier
 from instgenie_cache.tiers.tier import ColdTier
-from tests.cache.templates import SIZE, reads_back, step_slab, write_template
+from tests.cache.templates import SIZE, WRITING, reads_back, step_slab, write_template
 
 KINDS = ["disk", "object"]
 
@@ -76,7 +76,7 @@ def test_steps_come_from_and_go_to_slabs_in_pieces(tier: ColdTier) -> None:
     for step in range(SIZE.steps):
         tier.write_steps("a", SIZE, [(step, in_pieces(bytes(step_slab("a", SIZE, step).read(0, SIZE.step_bytes))))])
     tier.commit(Manifest("a", SIZE, cost_ms=0.0, created=0.0))
-    assert reads_back(tier, "a")
+    assert reads_back(tier, "a", writing="")
     slab = in_pieces(bytes(SIZE.step_bytes))
     assert tier.read_step("a", SIZE, 1, slab)
     where = SIZE.offset(1), SIZE.stored_record_bytes
@@ -90,8 +90,8 @@ def test_a_template_may_be_committed_with_fewer_steps_than_were_announced(tier: 
     tier.commit(manifest)
     assert tier.manifest("a") == manifest
     assert list(tier.manifests()) == [manifest]
-    assert reads_back(tier, "a", size)
-    assert not reads_back(tier, "a", SIZE)
+    assert reads_back(tier, "a", size, "")
+    assert not reads_back(tier, "a", SIZE, "")
     tier.delete("a")
     assert tier.used_bytes == 0
 
@@ -103,7 +103,7 @@ def test_some_blocks_of_a_step_are_read_alone(tier: ColdTier) -> None:
     for first in range(size.blocks):
         for stop in range(first + 1, size.blocks + 1):
             slab = Slab.private(size.offset(stop - first))
-            assert tier.read_step("a", size, 1, slab, range(first, stop))
+            assert tier.read_step("a", size, 1, slab, range(first, stop), WRITING)
             for block in range(first, stop):
                 found = slab.read(size.offset(block - first), size.stored_record_bytes)
                 assert found == expected.read(size.offset(block), size.stored_record_bytes)
@@ -125,8 +125,8 @@ def test_sweeping_leaves_what_is_being_written_and_what_is_committed(tier: ColdT
 def test_an_unknown_step_is_no_error(tier: ColdTier) -> None:
     write_template(tier, "a")
     for blocks in (None, range(1, 2)):
-        assert not tier.read_step("a", SIZE, SIZE.steps, Slab.private(SIZE.step_bytes), blocks)
-        assert not tier.read_step("b", SIZE, 0, Slab.private(SIZE.step_bytes), blocks)
+        assert not tier.read_step("a", SIZE, SIZE.steps, Slab.private(SIZE.step_bytes), blocks, WRITING)
+        assert not tier.read_step("b", SIZE, 0, Slab.private(SIZE.step_bytes), blocks, WRITING)
     assert tier.manifest("b") is None
 
 

@@ -110,7 +110,7 @@ def test_what_a_deletion_left_is_dropped_before_the_template_is_written_anew(
 
 def test_a_start_without_room_to_sweep_is_a_start(tmp_path: Path) -> None:
     class FullTier(DiskTier):
-        def sweep(self) -> int:
+        def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:
             raise StoreFullError("no room")
 
     DiskTier.open(tmp_path, BUDGET_BYTES).close()

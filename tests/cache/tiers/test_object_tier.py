@@ -16,7 +16,7 @@ from instgenie_cache.records.manifest import Manifest
 from instgenie_cache.records.slab import Slab
 from instgenie_cache.records.template_size import TemplateSize
 from instgenie_cache.tiers.object_tier import ObjectTier
-from tests.cache.templates import SIZE, reads_back, step_slab, write_template
+from tests.cache.templates import SIZE, WRITING, reads_back, step_slab, write_template
 
 
 def test_several_machines_share_templates(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_what_lies_between_records_is_not_stored() -> None:
     store = MemoryStore()
     size = TemplateSize(1, 2, 10)
     write_template(ObjectTier(store), "a", size)
-    data = bytes(store.get("a/=0").bytes())
+    data = bytes(store.get(f"a/={WRITING}=0").bytes())
     assert len(data) == size.step_bytes
     for block in range(size.blocks):
         gap = data[size.offset(block) + size.stored_record_bytes : size.offset(block) + size.stride_bytes]
@@ -49,14 +49,14 @@ def test_a_flipped_bit_in_a_step_is_found(position: int) -> None:
     store = MemoryStore()
     tier = ObjectTier(store)
     write_template(tier, "a")
-    data = bytearray(bytes(store.get("a/=1").bytes()))
+    data = bytearray(bytes(store.get(f"a/={WRITING}=1").bytes()))
     data[position] ^= 1
-    store.put("a/=1", bytes(data))
+    store.put(f"a/={WRITING}=1", bytes(data))
     with pytest.raises(ChecksumError):
-        tier.read_step("a", SIZE, 1, Slab.private(SIZE.step_bytes))
-    store.put("a/=1", bytes(data[:-1]))
+        tier.read_step("a", SIZE, 1, Slab.private(SIZE.step_bytes), writing=WRITING)
+    store.put(f"a/={WRITING}=1", bytes(data[:-1]))
     with pytest.raises(RecordFormatError, match="expected"):
-        tier.read_step("a", SIZE, 1, Slab.private(SIZE.step_bytes))
+        tier.read_step("a", SIZE, 1, Slab.private(SIZE.step_bytes), writing=WRITING)
 
 
 def test_blocks_of_a_step_are_the_only_bytes_that_are_asked_for() -> None:
@@ -72,7 +72,7 @@ def test_blocks_of_a_step_are_the_only_bytes_that_are_asked_for() -> None:
     store.ranges = []
     tier = ObjectTier(store)
     write_template(tier, "a")
-    assert tier.read_step("a", SIZE, 1, Slab.private(SIZE.stride_bytes), range(1, 2))
+    assert tier.read_step("a", SIZE, 1, Slab.private(SIZE.stride_bytes), range(1, 2), writing=WRITING)
     assert store.ranges == [(SIZE.offset(1), SIZE.offset(2))]
 
 
@@ -80,18 +80,18 @@ def test_broken_blocks_of_a_step_are_found() -> None:
     store = MemoryStore()
     tier = ObjectTier(store)
     write_template(tier, "a")
-    whole = bytes(store.get("a/=1").bytes())
+    whole = bytes(store.get(f"a/={WRITING}=1").bytes())
     slab = Slab.private(SIZE.stride_bytes)
     flipped = bytearray(whole)
     flipped[SIZE.offset(1) + 300] ^= 1
-    store.put("a/=1", bytes(flipped))
-    assert tier.read_step("a", SIZE, 1, slab, range(1))
+    store.put(f"a/={WRITING}=1", bytes(flipped))
+    assert tier.read_step("a", SIZE, 1, slab, range(1), writing=WRITING)
     with pytest.raises(ChecksumError):
-        tier.read_step("a", SIZE, 1, slab, range(1, 2))
+        tier.read_step("a", SIZE, 1, slab, range(1, 2), writing=WRITING)
     for wrong in (whole[:-1], whole[: SIZE.offset(1)], whole + b"x"):
-        store.put("a/=1", wrong)
+        store.put(f"a/={WRITING}=1", wrong)
         with pytest.raises(RecordFormatError, match=f"{len(wrong)} bytes, expected {SIZE.step_bytes}"):
-            tier.read_step("a", SIZE, 1, slab, range(1, 2))
+            tier.read_step("a", SIZE, 1, slab, range(1, 2), writing=WRITING)
 
 
 def test_store_that_fails_is_no_broken_step() -> None:
@@ -103,7 +103,7 @@ def test_store_that_fails_is_no_broken_step() -> None:
     tier = ObjectTier(store)
     write_template(tier, "a")
     with pytest.raises(CacheError, match="Connection reset") as caught:
-        tier.read_step("a", SIZE, 1, Slab.private(SIZE.stride_bytes), range(1, 2))
+        tier.read_step("a", SIZE, 1, Slab.private(SIZE.stride_bytes), range(1, 2), writing=WRITING)
     assert not isinstance(caught.value, RecordFormatError)
 
 
@@ -132,15 +132,17 @@ class SpyStore(MemoryStore):
         return super().put(path, *arguments, **options)
 
 
-def test_a_template_is_hidden_while_it_is_written_anew() -> None:
+def test_a_template_is_there_until_its_next_writing_is() -> None:
     store = SpyStore()
     store.visible = []
     smaller = TemplateSize(1, 2, 100)
     write_template(ObjectTier(store), "a")
-    manifest = write_template(ObjectTier(store), "a", smaller)
-    assert store.visible == [False] * (SIZE.steps + 1)
+    manifest = write_template(ObjectTier(store), "a", smaller, created=3.0)
+    assert store.visible == [False] * SIZE.steps + [True]
     assert ObjectTier(store).manifest("a") == manifest
-    assert reads_back(ObjectTier(store), "a", smaller)
+    assert reads_back(ObjectTier(store), "a", smaller, manifest.writing)
+    assert ObjectTier(store, abandoned=timedelta(0)).sweep() == SIZE.steps
+    assert reads_back(ObjectTier(store), "a", smaller, manifest.writing)
 
 
 @pytest.mark.parametrize(
@@ -170,12 +172,12 @@ def test_objects_that_are_too_long_are_not_read() -> None:
 
     store = UnreadableStore()
     store.put("a/=manifest", bytes(6000))
-    store.put("a/=0", bytes(SIZE.step_bytes + 1))
+    store.put(f"a/={WRITING}=0", bytes(SIZE.step_bytes + 1))
     tier = ObjectTier(store)
     with pytest.raises(RecordFormatError, match="6000 bytes, expected"):
         tier.manifest("a")
     with pytest.raises(RecordFormatError, match="expected"):
-        tier.read_step("a", SIZE, 0, Slab.private(SIZE.step_bytes))
+        tier.read_step("a", SIZE, 0, Slab.private(SIZE.step_bytes), writing=WRITING)
 
 
 def test_sweeping_drops_only_what_is_old_and_not_committed() -> None:
@@ -191,18 +193,32 @@ def test_sweeping_drops_only_what_is_old_and_not_committed() -> None:
     assert bytes(store.get("notes.txt").bytes()) == b"of someone else"
 
 
-@pytest.mark.parametrize("is_on_disk", [True, False])
-def test_the_first_who_claims_a_template_may_write_it(tmp_path: Path, is_on_disk: bool) -> None:
-    store = LocalStore(tmp_path) if is_on_disk else MemoryStore()
-    here, there = ObjectTier(store), ObjectTier(store)
-    mine, other = (Manifest("a", SIZE, 1.0, created, b"") for created in (1000.0, 2000.0))
-    assert here.claim(mine)
-    assert not there.claim(other)
-    assert here.claim(mine)  # a copy that failed, and is made again
-    here.delete("a")
-    assert there.claim(other)
-    assert ObjectTier(store, abandoned=timedelta(0)).sweep() == 1
-    assert here.claim(mine)
+def test_writings_of_two_machines_do_not_meet() -> None:
+    store = MemoryStore()
+    here, there = ObjectTier(store), ObjectTier(store, abandoned=timedelta(0))
+    first, second = (Manifest("a", SIZE, 1.0, created) for created in (1000.0, 1000.0000001))
+    slabs = [step_slab("a", SIZE, step) for step in range(SIZE.steps)]
+    for step in range(SIZE.steps):
+        here.write_steps("a", SIZE, [(step, slabs[step])], first.writing)
+        there.write_steps("a", SIZE, [(step, slabs[0])], second.writing)
+    here.commit(first)
+    slab = Slab.private(SIZE.step_bytes)
+    assert here.read_step("a", SIZE, 1, slab, writing=first.writing)
+    with pytest.raises(RecordFormatError):  # what the other one wrote as its step
+        here.read_step("a", SIZE, 1, slab, writing=second.writing)
+    assert there.sweep() == SIZE.steps
+    assert all(here.read_step("a", SIZE, step, slab, writing=first.writing) for step in range(SIZE.steps))
+    there.delete("a")
+    assert not here.read_step("a", SIZE, 1, slab, writing=first.writing)
+
+
+def test_a_sweep_ends_when_it_should() -> None:
+    store = MemoryStore()
+    tier = ObjectTier(store, abandoned=timedelta(0))
+    for name in "ab":
+        tier.write_steps(name, SIZE, [(0, step_slab(name, SIZE, 0))])
+    assert tier.sweep(lambda: True) == 0
+    assert tier.sweep() == 2
 
 
 @pytest.mark.parametrize("url", ["nothing", "unknown://bucket"])
@@ -214,7 +230,7 @@ def test_an_address_of_no_store_is_an_error_of_the_cache(url: str) -> None:
 def test_a_store_that_cannot_be_written_is_an_error_of_the_cache(tmp_path: Path) -> None:
     tier = ObjectTier(LocalStore(tmp_path))
     (tmp_path / "a").write_bytes(b"a file where a folder is needed")
-    with pytest.raises(CacheError, match="a/=manifest"):
+    with pytest.raises(CacheError, match="a/==0"):
         tier.write_steps("a", SIZE, [(0, step_slab("a", SIZE, 0))])
 
 
@@ -223,7 +239,7 @@ def test_a_full_disk_behind_the_store_is_a_full_store() -> None:
         def put(self, *arguments: object, **options: object) -> NoReturn:
             raise OSError("Unable to write: No space left on device (os error 28)\n\nDebug source: ...")
 
-    with pytest.raises(StoreFullError, match=r"a/=0: no room .*\(os error 28\)$"):
+    with pytest.raises(StoreFullError, match=r"a/==0: no room .*\(os error 28\)$"):
         ObjectTier(FullStore()).write_steps("a", SIZE, [(0, step_slab("a", SIZE, 0))])
 
 
