@@ -34,8 +34,8 @@ class ReplicatorTimes:
 
     Attributes:
         retry_seconds: between attempts at a deletion that failed, and at copying a template.
-        slow_seconds: after which an attempt at anything that fails says that the tier does not answer: it is left alone
-            for `retry_seconds` then. A silent object store takes 30 s for each attempt.
+        slow_seconds: after which a lookup, a read or a deletion that fails says that the tier does not answer: it is
+            left alone for `retry_seconds` then. A silent object store takes 30 s for each attempt.
         end_seconds: after the close began, in which deletions that failed are tried again; from then on the first
             thing that fails is the last that is tried.
     """

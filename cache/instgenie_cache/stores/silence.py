@@ -18,7 +18,7 @@ class Silence:
 
     def __init__(self, seconds: float, slow_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Args:
-        seconds: how long none is made.
+        seconds: how long none is asked.
         slow_seconds: what takes long.
         clock: in seconds.
         """
